@@ -1,0 +1,47 @@
+"""Every exception type of streamproc, so that a caller can catch what it means.
+
+All derive from :class:`StreamprocError`. A message names what was wrong, where
+(topic, partition, offset, file, line, key) and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class StreamprocError(Exception):
+    """Base of all errors raised by streamproc."""
+
+
+class ConfigurationError(StreamprocError):
+    """A setting, URL or option is wrong; raised at start, before any record is read."""
+
+
+class DecodeError(StreamprocError, ValueError):
+    """Bytes could not be turned into a key or value of the declared type.
+
+    ``str(error)`` is the reason alone (for example "Expected `float`, got `str`
+    - at `$.value`"); the place (topic, partition, offset) is added by whoever knows it.
+    """
+
+
+class EncodeError(StreamprocError, TypeError):
+    """A key or value could not be turned into bytes."""
+
+
+class SinkError(StreamprocError):
+    """A sink refused data for a reason that trying again will not mend."""
+
+
+class SinkUnavailable(SinkError):
+    """A sink's server is away or overloaded; the same write may succeed later."""
+
+
+class ProducerError(StreamprocError):
+    """Records sent to Kafka were not acknowledged; their source offsets are not committed."""
+
+
+class BrokerUnavailable(StreamprocError):
+    """No Kafka broker answered at the configured address."""
+
+
+class ServerNotInstalled(StreamprocError):
+    """A server for development (Kafka or Redis) isn't there and no wheel of it fits this machine."""
