@@ -45,3 +45,7 @@ class BrokerUnavailable(StreamprocError):
 
 class ServerNotInstalled(StreamprocError):
     """A server for development (Kafka or Redis) isn't there and no wheel of it fits this machine."""
+
+
+class ServerFailed(StreamprocError):
+    """A server for development ended, or did not answer in time; its log is quoted."""
