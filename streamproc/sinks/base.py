@@ -22,7 +22,7 @@ from typing import Any
 class Sink(abc.ABC):
     """Base class of all sinks; see the module's text for the contract."""
 
-    async def open(self, app: Any) -> None:
+    async def open(self, app: Any) -> None:  # noqa: B027
         """Connect and get ready; ``app`` gives defaults such as the Redis URL."""
 
     @abc.abstractmethod
@@ -33,7 +33,7 @@ class Sink(abc.ABC):
     async def flush(self) -> None:
         """Return when everything accepted so far is durable."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """Release connections."""
 
     @abc.abstractmethod

@@ -1,0 +1,170 @@
+"""From values to Redis commands: pure, with no connection in sight.
+
+Each class collects values with ``add()`` and gives the commands for all of them with
+``take()``. Values of one key are merged on the way (the last write wins, sums are summed,
+members gathered), so a key has one place in a pipeline and its order holds. Works with
+any client: ``for command in commands.take(): pipeline.execute_command(*command)``.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from streamproc.errors import ConfigurationError, SinkError
+from streamproc.sinks.redis.resp import Command
+from streamproc.sinks.redis.templates import Template
+from streamproc.sinks.redis.values import Arg, Run, pick, scalar
+
+#: Arguments of one command at most, so that a single command never holds up Redis for long.
+MAX_ARGUMENTS = 2_000
+#: Rough bytes of RESP around an argument and of Python around an entry.
+ARG_BYTES = 24
+ENTRY_BYTES = 100
+
+Entry = TypeVar("Entry")
+
+
+class Commands(abc.ABC):
+    """Collects values and turns them into commands.
+
+    ``count`` is the number of values collected since the last ``take()``, ``size`` an
+    upper estimate of their bytes.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.size = 0
+
+    def add(self, run: Run) -> list[SinkError]:
+        """Collect the values of ``run``; return what was wrong with those that don't fit."""
+        errors = []
+        collect = self._collect
+        for index, value in enumerate(run.values):
+            try:
+                collect(value, run, index)
+            except SinkError as error:
+                errors.append(error)
+        self.count += len(run.values) - len(errors)
+        return errors
+
+    def take(self) -> list[Command]:
+        """Return the commands for all that was collected, and start afresh."""
+        commands = list(self._emit_all())
+        self.count = self.size = 0
+        return commands
+
+    @abc.abstractmethod
+    def _collect(self, value: Any, run: Run, index: int) -> None: ...
+
+    @abc.abstractmethod
+    def _emit_all(self) -> Iterator[Command]: ...
+
+
+class KeyedCommands(Commands, Generic[Entry]):
+    """Commands on keys named by a template: one entry a key; None with a key deletes it."""
+
+    def __init__(self, key: str, *, ttl: float | timedelta | None = None) -> None:
+        super().__init__()
+        self.key = Template(key)
+        self.ttl_ms = milliseconds(ttl)
+        self._entries: dict[str, Entry] = {}
+        self._deleted: set[str] = set()
+
+    @abc.abstractmethod
+    def _start(self) -> Entry:
+        """Return an entry with nothing in it."""
+
+    @abc.abstractmethod
+    def _merge(self, entry: Entry, value: Any, run: Run, index: int) -> None:
+        """Bring a value into the entry of its key and add its bytes to ``size``."""
+
+    @abc.abstractmethod
+    def _emit(self, key: str, entry: Entry) -> Iterator[Command]:
+        """Give the commands of one key; none for an entry with nothing in it."""
+
+    def _collect(self, value: Any, run: Run, index: int) -> None:
+        key = self.key.render(value, run, index)
+        if value is None:
+            self._delete(key, run, index)
+            return
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = self._start()
+            self.size += ENTRY_BYTES + len(key)
+        self._merge(entry, value, run, index)
+
+    def _delete(self, key: str, run: Run, index: int) -> None:
+        self._entries[key] = self._start()
+        self._deleted.add(key)
+        self.size += ENTRY_BYTES + len(key)
+
+    def _emit_all(self) -> Iterator[Command]:
+        entries, deleted = self._entries, self._deleted
+        self._entries, self._deleted = {}, set()
+        for key, entry in entries.items():
+            if key in deleted:
+                yield ("DEL", key)
+            wrote = False
+            for command in self._emit(key, entry):
+                wrote = True
+                yield command
+            if wrote and self.ttl_ms is not None:
+                yield ("PEXPIRE", key, self.ttl_ms)
+
+
+def key_of(command: Command) -> Arg:
+    """Return the key that orders a command among others."""
+    if command[0] in ("EVALSHA", "EVAL"):
+        return command[3] if len(command) > 3 else ""
+    return command[1]
+
+
+def payload(value: Any, field: str | None = None) -> Arg:
+    """Return a value (or one field of it) as one argument; raise :class:`SinkError` for None."""
+    data = value if field is None else pick(value, field)
+    if data is None:
+        raise SinkError(f"{f'field {field!r}' if field else 'the value'} is None")
+    return scalar(data)
+
+
+def json_text(value: Any) -> bytes:
+    """Return a value as JSON text, strings quoted."""
+    data = scalar([value])  # as a list, since a bare string would stay as it is
+    assert isinstance(data, bytes)
+    return data[1:-1]
+
+
+def length(arg: Arg) -> int:
+    """Return about how many bytes an argument takes on the wire."""
+    return len(arg) + ARG_BYTES if isinstance(arg, (str, bytes)) else ARG_BYTES
+
+
+def chunks(args: Sequence[Arg], size: int) -> Iterator[Sequence[Arg]]:
+    """Cut ``args`` into pieces of at most ``size`` (an even number)."""
+    if 0 < len(args) <= size:
+        yield args
+        return
+    for start in range(0, len(args), size):
+        yield args[start : start + size]
+
+
+def member_of(template: Template | None, value: Any, run: Run, index: int) -> Arg:
+    return payload(value) if template is None else template.render(value, run, index)
+
+
+def milliseconds(duration: float | timedelta | None) -> int | None:
+    if duration is None:
+        return None
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if seconds <= 0:
+        raise ConfigurationError(f"a duration must be more than 0 seconds, not {duration}")
+    return max(1, round(seconds * 1000))
+
+
+def positive(name: str, count: int | None) -> int | None:
+    if count is not None and count < 1:
+        raise ConfigurationError(f"{name} must be at least 1, not {count}")
+    return count

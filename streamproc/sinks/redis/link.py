@@ -1,0 +1,288 @@
+"""One Redis server as seen by all sinks of an app: connections, waiting while it is away.
+
+redis-py connects (URL forms, TLS, authentication, cluster routing). Pipelines of a
+single server then go over its connection packed by ``resp``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
+from streamproc.sinks.redis.resp import Command, Replies, encode, pack
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 5.0
+CONNECT_TIMEOUT = 5.0
+_READ_BYTES = 1 << 16
+
+#: Error replies that end by themselves; anything else is refused for good.
+_PASSING = (
+    "LOADING", "BUSY ", "READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS",
+    "TRYAGAIN", "CLUSTERDOWN", "ERR max number of clients",
+)  # fmt: skip
+#: Error replies about the connection, to every command alike.
+_LOGIN = ("NOAUTH", "WRONGPASS")
+_CLUSTER = ("MOVED ", "ASK ")
+
+#: What a connection ends with (asyncio's own TimeoutError is another one before Python 3.11).
+_LOST = (OSError, EOFError, asyncio.TimeoutError, RedisConnectionError, RedisTimeoutError)
+
+T = TypeVar("T")
+
+
+class ConnectionRefused(SinkError):
+    """The server answers but not to us: a wrong login, or a cluster taken for one server."""
+
+
+def is_passing(reply: str) -> bool:
+    """Return whether an error reply says that the same command may succeed later."""
+    return reply.startswith(_PASSING)
+
+
+def shown_url(url: str) -> str:
+    """Return ``url`` without user, password and options, fit for logs and errors."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{place}{parts.path}"
+
+
+def refused(url: str, reason: str) -> ConnectionRefused:
+    """Say what to do about a server that does not take our commands at all."""
+    if reason.startswith(_CLUSTER):
+        return ConnectionRefused(
+            f"Redis at {url} is a cluster ({reason}); use redis+cluster:// in the URL, "
+            "or cluster=True"
+        )
+    if reason.startswith("Invalid Database"):
+        return ConnectionRefused(
+            f"Redis at {url} has no such database; the number at the end of the URL must be "
+            "below the server's `databases` (16 unless set)"
+        )
+    return ConnectionRefused(
+        f"Redis at {url} refused the login ({reason}); put the right user and password into "
+        "the URL, redis://user:password@host:port/0 (from the environment, not from the code; "
+        "a password alone goes as redis://:password@host)"
+    )
+
+
+class Link:
+    """What all sinks of an app share for one Redis URL.
+
+    ``state`` is "connected" or "away"; ``retries`` counts attempts that had to be repeated.
+    """
+
+    def __init__(self, url: str, *, cluster: bool, timeout: float) -> None:
+        self.url = shown_url(url)
+        self.retries = 0
+        self._timeout = timeout
+        self._cluster = cluster or url.startswith("redis+cluster://")
+        self._away: set[object] = set()
+        self._away_since = 0.0
+        self.client: Any = self._new_client(url)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.url} {self.state}>"
+
+    @property
+    def state(self) -> str:
+        return "away" if self._away else "connected"
+
+    def channel(self) -> Channel | ClusterChannel:
+        """Return a way of sending pipelines, in order, for one sink."""
+        if self._cluster:
+            return ClusterChannel(self.client)
+        return Channel(self.client.connection_pool.make_connection(), self._timeout)
+
+    async def attempt(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Run ``request`` once; raise :class:`SinkUnavailable` or what retrying can't mend."""
+        try:
+            return await request()
+        except (AuthenticationError, AuthorizationError) as error:
+            raise refused(self.url, str(error)) from None
+        except _LOST as error:
+            reason = str(error) or type(error).__name__
+            if reason.startswith("Invalid Database"):
+                raise refused(self.url, reason) from None
+            raise SinkUnavailable(f"Redis at {self.url} is away: {reason}") from error
+        except RedisClusterException as error:
+            raise SinkUnavailable(f"Redis Cluster at {self.url} is away: {error}") from error
+        except ResponseError as error:
+            if is_passing(str(error)):
+                raise SinkUnavailable(f"Redis at {self.url} is away: {error}") from error
+            if str(error).startswith(_LOGIN + _CLUSTER):
+                raise refused(self.url, str(error)) from None
+            raise SinkError(f"Redis at {self.url} refused: {error}") from error
+
+    async def persist(
+        self, who: object, request: Callable[[], Awaitable[T]], waiting: Callable[[], int]
+    ) -> T:
+        """Run ``request`` again and again, with back-off and jitter, until Redis answers.
+
+        ``who`` is the sink that asks and ``waiting`` the number of its values that wait;
+        the first failure and the end of it are logged, once for all sinks of the link.
+        """
+        for attempt in itertools.count():
+            try:
+                result = await self.attempt(request)
+            except SinkUnavailable as error:
+                self.retries += 1
+                if attempt == 0:
+                    continue  # an idle connection that was closed, most likely: no news yet
+                self.is_away(who, error, waiting())
+            except SinkError:
+                self.forget(who)  # the server answers, if not as hoped
+                raise
+            else:
+                self._is_back(who, waiting())
+                return result
+            delay = min(FIRST_DELAY * 2 ** min(attempt - 1, 10), LONGEST_DELAY)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")
+
+    def forget(self, who: object) -> None:
+        """Take ``who`` off the list of those that are not served."""
+        self._away.discard(who)
+
+    def is_away(self, who: object, error: SinkUnavailable, waiting: int) -> None:
+        """Note, and log if it is news, that the server does not serve ``who``."""
+        if not self._away:
+            self._away_since = time.monotonic()
+            log.warning("%s; %d values wait", error, waiting)
+        self._away.add(who)
+
+    def _is_back(self, who: object, written: int) -> None:
+        if who not in self._away:
+            return
+        self._away.remove(who)
+        if not self._away:
+            seconds = time.monotonic() - self._away_since
+            log.info(
+                "Redis at %s is back after %.1f s, %d values written", self.url, seconds, written
+            )
+
+    def _new_client(self, url: str) -> Any:
+        options: dict[str, Any] = {
+            "protocol": 2,  # what Replies understands; nothing of RESP3 is needed for writes
+            "socket_timeout": self._timeout,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+        }
+        try:
+            if self._cluster:
+                return RedisCluster.from_url(url.replace("redis+cluster://", "redis://"), **options)
+            # Retrying is persist()'s work: it knows what waits and says so.
+            return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        except (ValueError, TypeError, RedisError) as error:
+            raise ConfigurationError(
+                f"Redis URL {self.url} is not usable ({error}); it looks like redis://host:6379/0, "
+                "rediss:// for TLS, unix:///path or redis+cluster://host:6379"
+            ) from None
+
+    async def close(self) -> None:
+        """Close the shared client."""
+        await self.client.aclose()
+
+
+class Channel:
+    """Pipelines over one connection of its own to a single Redis server."""
+
+    def __init__(self, connection: AbstractConnection, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    async def request(self, commands: Sequence[Command]) -> dict[int, str]:
+        """Send ``commands`` and read all replies; return the errors by index of the command."""
+        connection = self._connection
+        try:
+            await connection.send_packed_command(pack(commands), check_health=False)
+            # The stream under redis-py's connection (checked with 5.2 to 8.1; a test holds it):
+            # read_response() costs 5 µs a reply, and all that is wanted is whether it is an error.
+            reader = connection._reader
+            assert reader is not None
+            replies = Replies()
+            while replies.count < len(commands):
+                data = await asyncio.wait_for(reader.read(_READ_BYTES), self._timeout)
+                if not data:
+                    raise RedisConnectionError("the server closed the connection")
+                replies.feed(data)
+            for reply in replies.errors.values():
+                if reply.startswith(_LOGIN + _CLUSTER):
+                    raise ResponseError(reply)
+        except BaseException:
+            # Replies still under way would be taken for those of the next request.
+            await connection.disconnect(nowait=True)
+            raise
+        return replies.errors
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+
+class ClusterChannel:
+    """Pipelines through redis-py's cluster client, which knows which node has which key."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def request(self, commands: Sequence[Command]) -> dict[int, str]:
+        """Send ``commands`` to their nodes; return the errors by index of the command."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*map(encode, command))
+        replies = await pipeline.execute(raise_on_error=False)
+        failed = {i: reply for i, reply in enumerate(replies) if isinstance(reply, Exception)}
+        for error in failed.values():
+            if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
+                raise error
+        return {index: str(error) for index, error in failed.items()}
+
+    async def close(self) -> None:
+        """Nothing of its own to close."""
+
+
+_links: dict[tuple[Any, ...], tuple[Link, Any, list[object]]] = {}
+
+
+def share_link(who: object, app: Any, url: str, *, cluster: bool, timeout: float) -> Link:
+    """Return the link of ``app`` to ``url``, made at the first call."""
+    place = (id(app), asyncio.get_running_loop(), url, cluster, timeout)
+    if place not in _links:
+        # The app is kept so that its id stays its own.
+        _links[place] = (Link(url, cluster=cluster, timeout=timeout), app, [])
+    link, _, users = _links[place]
+    users.append(who)
+    return link
+
+
+async def release_link(who: object, link: Link) -> None:
+    """Give up the use of a link; the last one closes it."""
+    for place, (shared, _, users) in list(_links.items()):
+        if shared is link and who in users:
+            users.remove(who)
+            link.forget(who)
+            if not users:
+                del _links[place]
+                await link.close()

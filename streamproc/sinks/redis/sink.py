@@ -1,0 +1,340 @@
+"""The machinery of every Redis sink: a buffer of merged values, and one sender at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable, StreamprocError
+from streamproc.sinks.base import Sink
+from streamproc.sinks.redis.commands import Commands, key_of
+from streamproc.sinks.redis.link import (
+    Channel,
+    ClusterChannel,
+    ConnectionRefused,
+    Link,
+    is_passing,
+    release_link,
+    share_link,
+)
+from streamproc.sinks.redis.resp import Command
+from streamproc.sinks.redis.values import Run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+log = logging.getLogger(__name__)
+
+#: Values collected between two looks at the bound of the buffer.
+_SLICE = 1_000
+#: Failures told in one error.
+_TOLD = 5
+
+
+class RedisOptions(TypedDict, total=False):
+    """Options that every Redis sink takes."""
+
+    url: str | None
+    """redis://, rediss://, unix:// or redis+cluster://; default: the app's ``redis_url``."""
+    cluster: bool
+    """Whether the URL is that of a Redis Cluster."""
+    batch_size: int
+    """Values that start a send at once, and commands in one pipeline at most (5000)."""
+    batch_bytes: int
+    """Bytes that start a send at once, and about the bytes of one pipeline (1 MiB)."""
+    linger: float
+    """Seconds a value waits for others at most (0.002)."""
+    buffer_bytes: int
+    """Bytes collected at most while a send is under way or Redis away (16 MiB)."""
+    timeout: float
+    """Seconds without an answer after which Redis counts as away (10)."""
+
+
+_DEFAULTS: RedisOptions = {
+    "url": None,
+    "cluster": False,
+    "batch_size": 5_000,
+    "batch_bytes": 1 << 20,
+    "linger": 0.002,
+    "buffer_bytes": 16 << 20,
+    "timeout": 10.0,
+}
+
+
+class RedisSink(Sink):
+    """Writes the commands that a :class:`Commands` makes of the values, at least once.
+
+    ``written``, ``errors`` and ``retries`` count values written, commands or values refused,
+    and repeated attempts; ``state`` is "connected" or "away".
+    """
+
+    def __init__(self, commands: Commands, **options: Unpack[RedisOptions]) -> None:
+        unknown = set(options) - set(_DEFAULTS)
+        if unknown:
+            raise ConfigurationError(
+                f"{type(self).__name__} has no option {sorted(unknown)[0]!r}; "
+                f"options of all Redis sinks: {', '.join(_DEFAULTS)}"
+            )
+        self._options: RedisOptions = {**_DEFAULTS, **options}
+        for name in ("batch_size", "batch_bytes", "buffer_bytes", "timeout"):
+            if self._options[name] <= 0:
+                raise ConfigurationError(f"{name} must be more than 0")
+        self._commands = commands
+        self.written = 0
+        self.errors = 0
+        self._link: Link | None = None
+        self._channel: Channel | ClusterChannel | None = None
+        self._ready = False
+        # Made from values but not yet answered by the server; in order, before self._commands.
+        self._unsent: list[Command] = []
+        self._unsent_values = 0
+        self._unsent_bytes = 0
+        self._lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._failures: list[str] = []
+
+    def __repr__(self) -> str:
+        where = self._link.url if self._link else "not open"
+        return f"<{type(self).__name__} {where} {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """The server's state: "connected", or "away" (also before ``open``)."""
+        return self._link.state if self._link else "away"
+
+    @property
+    def retries(self) -> int:
+        """Attempts that had to be repeated, by all sinks of the same server."""
+        return self._link.retries if self._link else 0
+
+    @property
+    def pending(self) -> int:
+        """Values accepted and not yet written."""
+        return self._commands.count + self._unsent_values
+
+    @property
+    def pending_bytes(self) -> int:
+        """About the bytes that the pending values take."""
+        return self._commands.size + self._unsent_bytes
+
+    # -- life -----------------------------------------------------------------------------
+
+    async def open(self, app: Any) -> None:
+        """Connect and check login and server; a server that is away is waited for later.
+
+        Raises :class:`ConfigurationError` when there is no URL, the login is refused or the
+        server lacks what the sink needs.
+        """
+        if self._link is not None:
+            return
+        url = self._options["url"] or getattr(app, "redis_url", None)
+        if not url:
+            raise ConfigurationError(
+                f"{type(self).__name__} has no Redis URL; give the app one, "
+                'App(..., redis="redis://localhost:6379/0"), or the sink: url="redis://..."'
+            )
+        self._link = share_link(
+            self, app, url, cluster=self._options["cluster"], timeout=self._options["timeout"]
+        )
+        self._channel = self._link.channel()
+        try:
+            await self._link.attempt(self._get_ready)
+        except SinkUnavailable as error:
+            self._link.is_away(self, error, self.pending)
+        except ConnectionRefused as error:
+            await self.close()
+            raise ConfigurationError(str(error)) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Release the connection; what is not flushed stays unwritten."""
+        self._cancel_timer()
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.wait([self._sender])
+            self._sender = None
+        link, channel = self._link, self._channel
+        self._link = self._channel = None
+        self._ready = False
+        if channel is not None:
+            await channel.close()
+        if link is not None:
+            await release_link(self, link)
+
+    async def check(self) -> str:
+        """Return the server's version and address, or raise :class:`SinkError`."""
+        link = self._opened()
+        info = await link.attempt(lambda: link.client.info("server"))
+        return f"Redis {info['redis_version']} at {link.url} answers"
+
+    async def _get_ready(self) -> None:
+        """Check the server at the first contact."""
+        await self._prepare(self._opened().client)
+        self._ready = True
+
+    async def _prepare(self, client: Any) -> None:
+        """Check that the server has what this sink needs; subclasses add to it."""
+        await client.ping()
+
+    # -- writing --------------------------------------------------------------------------
+
+    async def write(self, values: Sequence[Any]) -> None:
+        """Accept values: Records, dicts, (key, value) pairs or a Batch; wait while full.
+
+        Raises :class:`SinkError` for values that don't fit the sink (a missing field, a type
+        that Redis has no form for); the others of the run are accepted all the same.
+        """
+        self._opened()
+        failures: list[SinkError] = []
+        for run in Run.of(values).slices(_SLICE):
+            while self.pending_bytes >= self._options["buffer_bytes"]:
+                await self._send_pending()
+            failures += self._commands.add(run)
+            self._schedule()
+        if failures:
+            self.errors += len(failures)
+            raise _told([str(error) for error in failures], "values do not fit")
+
+    async def flush(self) -> None:
+        """Return when all that was accepted is written and answered by the server.
+
+        Waits while Redis is away. Raises :class:`SinkError` when the server refused commands
+        since the last flush (a key of another type, say; the other commands are applied), or
+        refuses the login (everything is kept for the next flush).
+        """
+        self._opened()
+        failures = self._failures
+        await self._send_pending()
+        if failures:
+            if self._failures is failures:
+                self._failures = []
+            raise _told(failures, "commands were refused")
+
+    def _schedule(self) -> None:
+        """Start sending now if a limit is reached, else within the linger time."""
+        if self._sender is not None or not self._commands.count:
+            return
+        full = (
+            self._commands.count >= self._options["batch_size"]
+            or self._commands.size >= self._options["batch_bytes"]
+        )
+        if full:
+            self._start_sender()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._options["linger"], self._start_sender)
+
+    def _start_sender(self) -> None:
+        self._cancel_timer()
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_while_pending())
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _send_while_pending(self) -> None:
+        try:
+            while self._commands.count:
+                await self._send_pending()
+        except StreamprocError as error:
+            # Nothing is lost: what could not be sent is kept, and the next flush meets the
+            # same refusal and raises it to whoever waits.
+            log.debug("sending is put off to the next flush: %s", error)
+        finally:
+            self._sender = None
+
+    async def _send_pending(self) -> None:
+        """Write all that is accepted by now, in order."""
+        async with self._lock:
+            self._cancel_timer()
+            await self._send_unsent()  # left by a send that was cancelled or refused
+            self._unsent_values = self._commands.count
+            self._unsent_bytes = self._commands.size
+            self._unsent = self._commands.take()
+            await self._send_unsent()
+
+    async def _send_unsent(self) -> None:
+        link = self._opened()
+        commands, values = self._unsent, self._unsent_values
+        if not commands:
+            return
+        bytes_each = self._unsent_bytes / len(commands)
+        fitting = int(self._options["batch_bytes"] / max(bytes_each, 1.0))
+        size = max(1, min(self._options["batch_size"], fitting))
+        while self._unsent:
+            await link.persist(self, lambda: self._send_some(size), lambda: self.pending)
+        self.written += values
+        self._unsent_values = self._unsent_bytes = 0
+
+    async def _send_some(self, size: int) -> None:
+        """Send one pipeline off the front of the unsent commands."""
+        channel = self._channel
+        if channel is None:
+            raise SinkError(f"{self!r} was closed while writing")
+        if not self._ready:
+            await self._get_ready()
+        some = self._unsent[:size]
+        errors = await channel.request(some)
+        if not errors:
+            del self._unsent[:size]
+            return
+        again, reason = self._sort_out(some, errors)
+        self._unsent[:size] = again
+        if again:
+            await channel.close()  # a new connection may find the server that writes now
+            raise SinkUnavailable(f"Redis at {self._opened().url} refuses writes: {reason}")
+
+    def _sort_out(self, some: list[Command], errors: dict[int, str]) -> tuple[list[Command], str]:
+        """Keep refused commands as failures; return those to send again, and why."""
+        reason = ""
+        keys = set()
+        again = []
+        for index, command in enumerate(some):
+            error = errors.get(index)
+            key = key_of(command)
+            if error is not None and (mended := self._mend(command, error)):
+                again.append(mended)
+            elif error is not None and not is_passing(error):
+                self.errors += 1
+                self._failures.append(_explain(command, error))
+                continue
+            elif error is None and key not in keys:
+                continue
+            else:
+                # With one command of a key all later ones go again, to keep their order.
+                again.append(command)
+            keys.add(key)
+            reason = reason or error or ""
+        return again, reason
+
+    def _mend(self, command: Command, error: str) -> Command | None:
+        """Return the command that works where ``command`` met ``error``, if there is one."""
+        return None
+
+    def _opened(self) -> Link:
+        if self._link is None:
+            raise SinkError(f"{type(self).__name__} is not open; call open(app) before using it")
+        return self._link
+
+
+def _told(failures: list[str], what: str) -> SinkError:
+    told = "; ".join(failures[:_TOLD])
+    more = f"; and {len(failures) - _TOLD} more" if len(failures) > _TOLD else ""
+    return SinkError(f"{len(failures)} {what}: {told}{more}")
+
+
+def _explain(command: Command, error: str) -> str:
+    key = key_of(command)
+    advice = ""
+    if error.startswith("WRONGTYPE"):
+        advice = "; the key holds another type: delete it, or use another key template"
+    elif error.startswith("NOPERM"):
+        advice = "; give the user this command and key by ACL SETUSER"
+    return f"{command[0]!s} {key!r}: {error}{advice}"

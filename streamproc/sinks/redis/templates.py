@@ -1,0 +1,140 @@
+"""Key templates: ``"stats:{sensor_id}"`` compiled once for each type of value.
+
+The syntax is that of ``str.format``, so format specs (``{window_start:%H%M}``),
+attributes (``{device.id}``), items (``{device[id]}``) and doubled braces (``{{user}}:{id}``
+gives the Redis Cluster hash tag ``{user}``) work. A name is looked up in the value first,
+then among what is known about the record: ``key``, ``timestamp`` (a UTC datetime),
+``topic``, ``partition``, ``offset``. ``{value}`` is the value itself unless it has such a field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from string import Formatter
+from typing import Any
+
+from streamproc.errors import ConfigurationError, SinkError
+from streamproc.sinks.redis.values import METADATA, Run, field_names
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*|\[[^\[\]{}]+\])*\Z")
+_Format = Callable[..., str]
+
+
+class Template:
+    """A string with ``{fields}`` filled from a value and its record."""
+
+    def __init__(self, text: str) -> None:
+        """Compile ``text``; raise :class:`ConfigurationError` if it is not a template."""
+        self.text = text
+        try:
+            self._parts = list(Formatter().parse(text))
+        except ValueError as error:
+            raise ConfigurationError(f"template {text!r}: {error}") from None
+        self.names = [_base_name(text, name) for _, name, _, _ in self._parts if name is not None]
+        self._reads_key = "key" in self.names
+        self._reads_record = any(name in METADATA and name != "key" for name in self.names)
+        self._formats: dict[type, _Format] = {}
+
+    def render(self, value: Any, run: Run, index: int) -> str:
+        """Return the text for the value at ``index`` of ``run``; raise :class:`SinkError`."""
+        kind = type(value)
+        format_value = self._formats.get(kind)
+        key = run.key(index) if self._reads_key else None
+        try:
+            if format_value is None:
+                format_value = self._formats[kind] = self._compile(value)
+            if self._reads_record:
+                return format_value(value, key, run, index)
+            return format_value(value, key)
+        except (LookupError, AttributeError) as error:
+            raise self._missing(error, value, run, index) from None
+        except (ValueError, TypeError) as error:
+            raise SinkError(f"template {self.text!r} does not fit the value: {error}") from None
+
+    def _compile(self, value: Any) -> _Format:
+        """Choose the fastest way of formatting for values like this one."""
+        ambiguous = isinstance(value, dict) and not METADATA.isdisjoint(self.names)
+        if ambiguous or self._reads_record:
+            return self._format_slowly
+        fields = set(self.names) if isinstance(value, dict) else set(field_names(value))
+        fields.update(name for name in self.names if _has_property(value, name))
+        if self._reads_key and "key" not in fields:
+            return _requiring_key(self._positional(value, fields).format)
+        return self._positional(value, fields).format
+
+    def _positional(self, value: Any, fields: Iterable[str]) -> str:
+        """Rewrite names as positions: {0...} the value, {1} the key."""
+        own = "0[{}]{}" if isinstance(value, dict) else "0.{}{}"
+        pieces = []
+        for literal, name, spec, conversion in self._parts:
+            pieces.append(literal.replace("{", "{{").replace("}", "}}"))
+            if name is None:
+                continue
+            base = _base_name(self.text, name)
+            rest = name[len(base) :]
+            if base in fields:
+                place = own.format(base, rest)
+            elif base == "key":
+                place = f"1{rest}"
+            elif base == "value":
+                place = f"0{rest}"
+            else:
+                raise LookupError(base)
+            pieces.append("{" + place + (f"!{conversion}" if conversion else ""))
+            pieces.append((f":{spec}" if spec else "") + "}")
+        return "".join(pieces)
+
+    def _format_slowly(self, value: Any, key: Any, run: Run | None = None, index: int = 0) -> str:
+        names = {}
+        own = set(field_names(value))
+        for name in self.names:
+            if isinstance(value, dict) and name in own:
+                names[name] = value[name]
+            elif name in own or _has_property(value, name):
+                names[name] = getattr(value, name)
+            elif name == "value":
+                names[name] = value
+            else:
+                found = key if name == "key" else run and run.metadata(name, index)
+                if found is None:
+                    raise LookupError(name)
+                names[name] = found
+        return self.text.format_map(names)
+
+    def _missing(self, error: Exception, value: Any, run: Run, index: int) -> SinkError:
+        own = set(field_names(value))
+        names = own | run.metadata_names(index) | {"value"}
+        missing = [n for n in self.names if n not in names and not _has_property(value, n)]
+        available = ", ".join(sorted(names))
+        if missing:
+            what = f"needs {missing[0]!r}, which {_describe(value)} does not have"
+        else:
+            what = f"cannot be filled from {_describe(value)}: {error}"
+        return SinkError(f"template {self.text!r} {what}; available: {available}")
+
+
+def _base_name(text: str, name: str) -> str:
+    if not _NAME.match(name):
+        raise ConfigurationError(
+            f"template {text!r}: {{{name}}} is not the name of a field; "
+            f'write names as in "stats:{{sensor_id}}" and literal braces doubled'
+        )
+    return re.split(r"[.\[]", name, maxsplit=1)[0]
+
+
+def _has_property(value: Any, name: str) -> bool:
+    return isinstance(getattr(type(value), name, None), property)
+
+
+def _requiring_key(format_value: _Format) -> _Format:
+    def checked(value: Any, key: Any) -> str:
+        if key is None:
+            raise LookupError("key")
+        return format_value(value, key)
+
+    return checked
+
+
+def _describe(value: Any) -> str:
+    return "a tombstone" if value is None else f"this {type(value).__name__}"
