@@ -1,0 +1,128 @@
+"""The App: Faust's, wired to the batch data path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import faust
+from yarl import URL
+
+from streamproc.checkpoint import Checkpoint
+from streamproc.errors import ConfigurationError
+from streamproc.kafka.transport import Transport
+from streamproc.streams.agent import Agent
+from streamproc.streams.deadletters import DeadLetters
+from streamproc.streams.stream import Stream
+from streamproc.streams.topic import Topic
+from streamproc.tables.manager import TableManager
+
+logger = logging.getLogger(__name__)
+
+#: Broker URLs that the batch data path takes; others keep Faust's transport.
+BATCH_SCHEMES = {"kafka", "aiokafka", ""}
+
+#: Where ours differs from Faust's default.
+DEFAULTS: dict[str, Any] = {
+    "broker_commit_interval": 1.0,
+    "stream_wait_empty": True,
+    "consumer_max_fetch_size": 1024 * 1024,
+    "producer_max_batch_size": 256 * 1024,
+    "producer_max_request_size": 16 * 1024 * 1024,
+}
+
+
+class App(faust.App):  # type: ignore[misc]
+    """A stream-processing application: what ``faust.App`` is, on batches.
+
+    Args:
+        id: Application id; also the consumer group.
+        redis: Default URL for Redis sinks.
+        batch_size: Most records in one batch.
+        buffer_bytes: Bytes fetched of one partition and not yet processed, above which
+            no more of it is fetched until half is processed.
+        fetch_max_wait: Seconds the broker may hold a fetch when there's nothing new.
+        dead_letters: Send rejected records to the dead-letter topic; else they are
+            counted, logged and skipped.
+        dead_letter_topic: Its name; ``<id>-dead-letters`` if None.
+        max_retries: How often a record or batch at which an agent raised is given again
+            before its records are rejected.
+        drain_timeout: Seconds that agents have, on a rebalance or a stop, to finish the
+            records they have begun.
+        read_committed: Read only records of committed transactions.
+        **options: Settings of ``faust.App``.
+
+    Raises:
+        ConfigurationError: A setting that can't be honoured.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *args: Any,
+        redis: str | None = None,
+        batch_size: int = 5000,
+        buffer_bytes: int = 8 * 1024 * 1024,
+        fetch_max_wait: float = 0.02,
+        dead_letters: bool = True,
+        dead_letter_topic: str | None = None,
+        max_retries: int = 3,
+        drain_timeout: float = 20.0,
+        read_committed: bool = False,
+        **options: Any,
+    ) -> None:
+        if str(options.get("processing_guarantee", "")).endswith("exactly_once"):
+            raise ConfigurationError(
+                'processing_guarantee="exactly_once" of Faust can lose and repeat records and is '
+                "not supported; leave it out for at-least-once"
+            )
+        self.redis_url = redis
+        self.batch_size = batch_size
+        self.buffer_bytes = buffer_bytes
+        self.fetch_max_wait = fetch_max_wait
+        self.max_retries = max_retries
+        self.drain_timeout = drain_timeout
+        self.read_committed = read_committed
+        self.dead_letters = DeadLetters(
+            self, (dead_letter_topic or f"{id}-dead-letters") if dead_letters else None
+        )
+        self.checkpoint = Checkpoint(self)
+        self._sinks: list[Any] = []
+        for name, value in DEFAULTS.items():
+            options.setdefault(name, value)
+        options.setdefault("Stream", Stream)
+        options.setdefault("Topic", Topic)
+        options.setdefault("Agent", Agent)
+        options.setdefault("TableManager", TableManager)
+        super().__init__(id, *args, **options)
+
+    def _new_transport(self) -> Any:
+        return self._batch_transport(self.conf.broker_consumer) or super()._new_transport()
+
+    def _new_producer_transport(self) -> Any:
+        return self._batch_transport(self.conf.broker_producer) or super()._new_producer_transport()
+
+    def _batch_transport(self, urls: list[URL]) -> Transport | None:
+        if urls[0].scheme not in BATCH_SCHEMES:
+            logger.warning(
+                "Broker %s:// is served by Faust's own transport, record by record; "
+                "use kafka:// for the batch data path",
+                urls[0].scheme,
+            )
+            return None
+        return Transport(urls, self)
+
+    async def open_sink(self, sink: Any) -> None:
+        """Open a sink and flush it in every checkpoint; again for the same sink is free."""
+        if sink not in self._sinks:
+            self._sinks.append(sink)
+            await sink.open(self)
+            self.checkpoint.add(sink)
+
+    async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
+        await consumer.wait_empty()
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        await asyncio.gather(*(sink.close() for sink in self._sinks))

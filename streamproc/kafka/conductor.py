@@ -1,0 +1,101 @@
+"""From fetched runs to the channels that read them, a batch at a time.
+
+Faust's conductor is kept for what subscribes and for its indices. Channels that take
+whole batches get a :class:`~streamproc.kafka.progress.Progress` a partition; a channel
+that shares its queue with Faust's own code (the changelogs that Faust recovers tables
+from) gets Faust's per-event form. Checked against faust-streaming 0.15.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from faust.transport.conductor import Conductor as FaustConductor
+from faust.types import TP
+
+from streamproc.kafka.fetch import RawBatch
+from streamproc.kafka.progress import Progress
+
+
+class Conductor(FaustConductor):  # type: ignore[misc]
+    """Hands fetched batches to channels and knows what may be committed."""
+
+    # Faust waits 45 s after the first change, so that an agent added at run time
+    # would start that late.
+    _resubscribe_sleep_lock_seconds = 1.0
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._progress: dict[TP, list[tuple[Any, Progress]]] = {}
+        self._per_event: dict[TP, Any] = {}
+
+    async def on_partitions_assigned(self, assigned: set[TP]) -> None:
+        await super().on_partitions_assigned(assigned)
+        self._start_progress()
+
+    async def on_client_only_start(self) -> None:
+        await super().on_client_only_start()
+        self._start_progress()
+
+    def _start_progress(self) -> None:
+        self.close_progress()
+        for tp, channels in self._tp_index.items():
+            takes_batches = [each for each in channels if getattr(each, "takes_batches", False)]
+            self._progress[tp] = [(channel, Progress(tp)) for channel in takes_batches]
+            others = {each for each in channels if each not in takes_batches}
+            if others:
+                self._per_event[tp] = super()._build_handler(tp, others)
+
+    def close_progress(self) -> None:
+        """Forget backlogs and deliveries in flight (partitions are revoked)."""
+        for progress in self.progress():
+            progress.close()
+        self._progress = {}
+        self._per_event = {}
+
+    def progress(self, tp: TP | None = None) -> Iterator[Progress]:
+        """Iterate over the progress of all channels, or of those that read ``tp``."""
+        if tp is None:
+            return (each for pairs in self._progress.values() for _, each in pairs)
+        return (each for _, each in self._progress.get(tp, ()))
+
+    def deliver(self, raw: RawBatch) -> None:
+        """Put a fetched run into the backlog of each channel that takes batches."""
+        tp = TP(raw.topic, 0 if self.app.client_only else raw.partition)
+        for channel, progress in self._progress.get(tp, ()):
+            progress.add(raw)
+            if not progress.queued or channel.queue.empty():
+                progress.queued = True
+                channel.queue.force_put_nowait(progress)
+
+    async def deliver_per_event(self, raw: RawBatch, to_message: Any) -> None:
+        """Give a fetched run, event by event, to channels that need Faust's own form."""
+        tp = TP(raw.topic, raw.partition)
+        handler = self._per_event.get(tp)
+        if handler is None:
+            return
+        for row in range(len(raw)):
+            await handler(to_message(raw, row))
+            if row % 100 == 99:
+                await asyncio.sleep(0)
+
+    def needs_per_event(self, tp: TP) -> bool:
+        return tp in self._per_event
+
+    def held_bytes(self, tp: TP) -> int:
+        """Bytes fetched of ``tp`` and not yet done, for the slowest of its channels."""
+        return max((each.held_bytes for each in self.progress(tp)), default=0)
+
+    def committable(self) -> dict[TP, int]:
+        """Return the offset of each partition up to which all its channels are done."""
+        offsets: dict[TP, int] = {}
+        for tp, pairs in self._progress.items():
+            if not pairs or not self.acks_enabled_for(tp.topic):
+                continue
+            positions = [progress.committable() for _, progress in pairs]
+            if None not in positions:
+                offsets[tp] = min(position for position in positions if position is not None)
+        return offsets
+

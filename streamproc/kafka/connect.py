@@ -1,0 +1,72 @@
+"""Waiting for a broker that isn't there yet, saying so once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    UnsupportedSaslMechanismError,
+)
+
+from streamproc.errors import ConfigurationError
+
+#: Seconds between two attempts to connect.
+RETRY_INTERVAL = 0.5
+
+
+def addresses(urls: Any) -> str:
+    """Return broker URLs as "host:port, host:port", without user and password."""
+    return ", ".join(f"{url.host or '127.0.0.1'}:{url.port or 9092}" for url in urls)
+
+
+async def start_when_reachable(
+    create: Callable[[], Any], *, service: Any, what: str, address: Any
+) -> Any:
+    """Create an aiokafka client and start it, trying until a broker answers.
+
+    Returns None when ``service`` was stopped meanwhile.
+
+    Raises:
+        ConfigurationError: The broker refused the credentials.
+    """
+    since = monotonic()
+    told = False
+    while not service.should_stop:
+        client = create()
+        try:
+            await client.start()
+        except (AuthenticationFailedError, IllegalSaslStateError, UnsupportedSaslMechanismError) as exc:
+            await client.stop()
+            raise ConfigurationError(
+                f"Kafka at {addresses(address)} refused the credentials: {exc}. "
+                "Check broker_username, broker_password and the SASL mechanism."
+            ) from exc
+        except (KafkaConnectionError, KafkaError, OSError, asyncio.TimeoutError) as exc:
+            await client.stop()
+            if not told:
+                told = True
+                service.log.warning(
+                    "%s: no Kafka broker answers at %s (%s). Trying again every %s s; "
+                    "check the address and that the broker runs.",
+                    what,
+                    addresses(address),
+                    exc,
+                    RETRY_INTERVAL,
+                )
+            await asyncio.sleep(RETRY_INTERVAL)
+        else:
+            if told:
+                service.log.warning(
+                    "%s: connected to %s after %.1f s", what, addresses(address), monotonic() - since
+                )
+            return client
+    return None
+
+

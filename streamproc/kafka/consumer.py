@@ -1,0 +1,330 @@
+"""The consumer of a worker: fetches batches, hands them on, commits what is done.
+
+Group membership, assignment and seeking stay Faust's. Replaced here: the loop that
+drains messages, offsets (a watermark a partition instead of a set of acks), back-pressure
+(bounded by bytes, for each partition by itself), and the fetch wait, which Faust fixes
+at 1.5 s. Checked against faust-streaming 0.15.3 and aiokafka 0.14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from time import monotonic
+from typing import Any
+
+import aiokafka
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata
+from faust.exceptions import ImproperlyConfigured
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+from mode import Service
+
+from streamproc.kafka.connect import start_when_reachable
+from streamproc.kafka.fetch import RawBatch, fetch_batches
+
+#: Longest wait of one fetch call, in seconds; a wake-up ends it early.
+FETCH_TIMEOUT = 0.5
+
+#: Seconds between two looks at whether subscribed topics exist.
+TOPIC_CHECK_INTERVAL = 2.0
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that talks to Kafka, so that heartbeats go on while agents compute."""
+
+    _wake: asyncio.Event
+
+    async def on_start(self) -> None:
+        self._wake = asyncio.Event()
+        self.time_started = monotonic()
+        self._consumer = await start_when_reachable(
+            lambda: self._create_consumer(loop=self.thread_loop),
+            service=self,
+            what="Consumer",
+            address=self.transport.url,
+        )
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        if conf.broker_session_timeout > conf.broker_request_timeout:
+            raise ImproperlyConfigured(
+                f"broker_session_timeout={conf.broker_session_timeout} cannot be greater than "
+                f"broker_request_timeout={conf.broker_request_timeout}"
+            )
+        # Recovery of tables needs Faust's assignor to tell active from standby partitions.
+        needs_faust = conf.table_standby_replicas > 0 or bool(self.app.tables.changelog_topics)
+        self._assignor = self.app.assignor if needs_faust else RoundRobinPartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset=conf.consumer_auto_offset_reset,
+            max_poll_interval_ms=_ms(conf.broker_max_poll_interval or 0),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=_ms(self.app.fetch_max_wait),
+            request_timeout_ms=_ms(conf.broker_request_timeout),
+            check_crcs=conf.broker_check_crcs,
+            session_timeout_ms=_ms(conf.broker_session_timeout),
+            rebalance_timeout_ms=_ms(conf.broker_rebalance_timeout),
+            heartbeat_interval_ms=_ms(conf.broker_heartbeat_interval),
+            isolation_level="read_committed" if self.app.read_committed else "read_uncommitted",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def fetch(self, partitions: Collection[TP]) -> list[RawBatch]:
+        """Fetch batches of ``partitions`` (called from the worker's own loop)."""
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._fetch(partitions), self.thread_loop)
+        )
+
+    async def _fetch(self, partitions: Collection[TP]) -> list[RawBatch]:
+        consumer = self._ensure_consumer()
+        if consumer._closed or consumer._fetcher._closed:
+            raise ConsumerStoppedError
+        with consumer._subscription.fetch_context():
+            return await fetch_batches(
+                consumer._fetcher, partitions, timeout=FETCH_TIMEOUT, wake=self._wake
+            )
+
+    def wake_fetch(self) -> None:
+        """End a waiting fetch, since the partitions to ask for have changed."""
+        self.thread_loop.call_soon_threadsafe(self._wake.set)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; False when it may be tried again or the partitions are gone."""
+        assignment = self.assignment()
+        wanted = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in assignment
+        }
+        try:
+            await self._ensure_consumer().commit(wanted)
+        except (CommitFailedError, IllegalStateError, RebalanceInProgressError,
+                UnknownMemberIdError) as exc:
+            self.log.info("Offsets were not committed, the group is rebalancing: %s", exc)
+            return False
+        except KafkaError as exc:
+            self.log.warning("Offsets were not committed, will try again: %r", exc)
+            return False
+        now = monotonic()
+        self.tp_last_committed_at.update(dict.fromkeys(offsets, now))
+        return True
+
+    async def missing_topics(self, topics: Collection[str]) -> set[str]:
+        """Return those of ``topics`` that the broker doesn't have, asking it anew."""
+        return set(await self.call_thread(self._missing_topics, topics))
+
+    async def _missing_topics(self, topics: Collection[str]) -> set[str]:
+        client = self._ensure_consumer()._client
+        missing = {each for each in topics if not client.cluster.partitions_for_topic(each)}
+        if missing:
+            await client.force_metadata_update()
+        return {each for each in missing if not client.cluster.partitions_for_topic(each)}
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """Kafka consumer of a worker."""
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._room = asyncio.Event()
+        self._full: set[TP] = set()
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch and hand on until stopped; run by Faust's Fetcher service."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait_first(self.can_resume_flow.wait(), fetcher._stopped.wait())
+                    continue
+                await self._drain_once()
+        except ConsumerStoppedError:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _drain_once(self) -> None:
+        partitions = self._fetchable()
+        if not partitions:
+            self._room.clear()
+            await self.wait_first(self._room.wait(), asyncio.sleep(FETCH_TIMEOUT))
+            return
+        generation = self.app.consumer_generation_id
+        self.not_waiting_next_records.clear()
+        try:
+            batches = await self._thread.fetch(partitions)
+        except KafkaError as exc:
+            self.log.warning("Fetching failed, trying again: %r", exc)
+            await asyncio.sleep(1.0)
+            return
+        finally:
+            self.not_waiting_next_records.set()
+        if not self.flow_active or generation != self.app.consumer_generation_id:
+            # What was fetched belongs to an assignment that is over.
+            return
+        for raw in batches:
+            await self._hand_on(raw)
+        # Producing and agents share this loop with us.
+        await asyncio.sleep(0)
+
+    async def _hand_on(self, raw: RawBatch) -> None:
+        topics = self.app.topics
+        tp = TP(raw.topic, raw.partition)
+        self._read_offset[tp] = raw.next_offset - 1
+        self._track(tp, raw)
+        if topics.needs_per_event(tp):
+            await topics.deliver_per_event(raw, self._to_consumer_message)
+        topics.deliver(raw)
+        if topics.held_bytes(tp) > self.app.buffer_bytes:
+            self._full.add(tp)
+
+    def _track(self, tp: TP, raw: RawBatch) -> None:
+        """Tell Faust's monitor, once a batch, what it else learns once a message."""
+        monitor = self.app.monitor
+        count = len(raw)
+        monitor.track_tp_end_offset(tp, raw.high_watermark)
+        monitor.messages_received_total += count
+        monitor.messages_received_by_topic[raw.topic] += count
+        monitor.tp_read_offsets[tp] = raw.next_offset
+
+    def _fetchable(self) -> set[TP]:
+        full = self._full
+        if full:
+            limit = self.app.buffer_bytes // 2
+            topics = self.app.topics
+            full -= {tp for tp in full if topics.held_bytes(tp) <= limit}
+        active: set[TP] = self._get_active_partitions()
+        return active - full if full else set(active)
+
+    def on_room(self, tp: TP) -> None:
+        """A stream has finished records of ``tp``: fetch on if it had too many."""
+        if tp in self._full and self.app.topics.held_bytes(tp) <= self.app.buffer_bytes // 2:
+            self._full.discard(tp)
+            self._room.set()
+            self._thread.wake_fetch()
+
+    def resume_partitions(self, tps: Collection[TP]) -> None:
+        super().resume_partitions(tps)
+        self._room.set()
+        self._thread.wake_fetch()
+
+    def _to_consumer_message(self, raw: RawBatch, row: int) -> ConsumerMessage:
+        return ConsumerMessage(
+            raw.topic,
+            raw.partition,
+            raw.offsets[row],
+            raw.timestamps[row] / 1000.0,
+            raw.timestamp_type,
+            raw.headers[row] if raw.headers is not None else (),
+            raw.keys[row],
+            raw.values[row],
+            None,
+            tp=TP(raw.topic, raw.partition),
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def ack(self, message: Any) -> bool:
+        """Mark one message as done: only those of batches count for offsets."""
+        if message.acked:
+            return False
+        message.acked = True
+        delivery = getattr(message, "delivery", None)
+        if delivery is not None:
+            delivery.ack(message.row)
+        return True
+
+    async def wait_empty(self) -> None:
+        """Let streams finish the records they have begun, then commit what is done."""
+        progress = list(self.app.topics.progress())
+        for each in progress:
+            each.close()
+        deadline = monotonic() + self.app.drain_timeout
+        while not all(each.idle for each in progress):
+            if monotonic() > deadline:
+                waiting = sorted({each.tp for each in progress if not each.idle})
+                self.log.warning(
+                    "Agents did not finish within %s s; these partitions are processed "
+                    "again from their last committed offset: %s",
+                    self.app.drain_timeout,
+                    ", ".join(f"{tp.topic}/{tp.partition}" for tp in waiting),
+                )
+                break
+            await asyncio.sleep(0.005)
+        await self.commit()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        self._full.clear()
+        self.app.topics.close_progress()
+
+    async def on_stop(self) -> None:
+        await self.wait_empty()
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Run a checkpoint; see :class:`streamproc.checkpoint.Checkpoint`."""
+        state = self.app.sensors.on_commit_initiated(self)
+        committed: bool = await self.app.checkpoint.commit()
+        self.app.sensors.on_commit_completed(self, state)
+        return committed
+
+    async def commit_offsets(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit source offsets; False when they were refused and may be tried again."""
+        if not await self._commit(offsets):
+            return False
+        self._committed_offset.update(offsets)
+        self.app.tables.on_commit(offsets)
+        self.app.monitor.on_tp_commit(offsets)
+        return True
+
+    def committed_offset(self, tp: TP) -> int | None:
+        offset: int | None = self._committed_offset[tp]
+        return offset
+
+    @Service.task
+    async def _topic_check(self) -> None:
+        """Say which subscribed topics don't exist, and notice when they do."""
+        told: set[str] = set()
+        while not self.should_stop:
+            await self.sleep(TOPIC_CHECK_INTERVAL)
+            wanted = {name for channel in self.app.topics for name in channel.topics}
+            if self.should_stop or not wanted or self._thread._consumer is None:
+                continue
+            missing = await self._thread.missing_topics(wanted)
+            for topic in sorted(missing - told):
+                self.log.error(
+                    "Topic %r doesn't exist at the broker; agents that read it wait. Create it "
+                    "(for example: kafka-topics --create --topic %s --partitions 4), or check "
+                    "its name.",
+                    topic,
+                    topic,
+                )
+            for topic in sorted(told - missing):
+                self.log.info("Topic %r is there now", topic)
+            told = missing

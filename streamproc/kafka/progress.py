@@ -1,0 +1,226 @@
+"""What of each partition is fetched, handed out, and done: the offset to commit.
+
+For each partition and each channel that reads it there is one :class:`Progress`. It
+keeps the backlog (fetched, not yet handed out) and the deliveries in flight (handed
+out, not yet done), and from them derives the offset up to which everything is done.
+Gaps between offsets need no special care: a delivery knows the offset that follows it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from faust.types import TP
+
+from streamproc.kafka.fetch import Headers, RawBatch
+
+
+class Delivery:
+    """A run of records handed to one stream, and how much of it is done.
+
+    ``keys`` and ``values`` hold what was decoded; ``raw_keys`` and ``raw_values`` the
+    bytes. All sequences are parallel. ``cursor`` is the index of the first record not
+    done; records done out of order (manual acks, concurrency) are kept apart, and
+    ``handed`` counts the records given to actors that share the delivery.
+    """
+
+    __slots__ = (
+        "_acked",
+        "_released",
+        "cursor",
+        "handed",
+        "headers",
+        "keys",
+        "next_offset",
+        "offsets",
+        "progress",
+        "raw_keys",
+        "raw_values",
+        "size",
+        "timestamp_type",
+        "timestamps",
+        "values",
+    )
+
+    def __init__(self, progress: Progress, raw: RawBatch) -> None:
+        self.progress = progress
+        self.offsets = raw.offsets
+        self.timestamps = raw.timestamps
+        self.raw_keys = raw.keys
+        self.raw_values = raw.values
+        self.keys: list[Any] = raw.keys
+        self.values: list[Any] = raw.values
+        self.headers: list[Headers] | None = raw.headers
+        self.timestamp_type = raw.timestamp_type
+        self.next_offset = raw.next_offset
+        self.size = raw.size
+        self.cursor = 0
+        self.handed = 0
+        self._acked: set[int] | None = None
+        self._released = False
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def keep(self, rows: list[int]) -> None:
+        """Leave only the records at ``rows``; the others count as done."""
+
+        def pick(column: list[Any]) -> list[Any]:
+            return [column[row] for row in rows]
+
+        self.offsets, self.timestamps = pick(self.offsets), pick(self.timestamps)
+        self.raw_keys, self.raw_values = pick(self.raw_keys), pick(self.raw_values)
+        self.keys, self.values = pick(self.keys), pick(self.values)
+        if self.headers is not None:
+            self.headers = pick(self.headers)
+
+    def ack(self, row: int) -> None:
+        """Mark one record as done, in any order."""
+        acked = self._acked
+        if acked is None:
+            acked = self._acked = set()
+        acked.add(row)
+        cursor = self.cursor
+        while cursor in acked:
+            acked.discard(cursor)
+            cursor += 1
+        self.cursor = cursor
+        if cursor >= len(self.offsets):
+            self.complete()
+
+    def complete(self) -> None:
+        """Mark all records as done."""
+        self.cursor = len(self.offsets)
+        self.progress.on_complete(self)
+
+    def release(self) -> None:
+        """Give back what has not been begun: the partition is revoked."""
+        self._released = True
+
+    @property
+    def done(self) -> bool:
+        return self.cursor >= len(self.offsets)
+
+    @property
+    def settled(self) -> bool:
+        """True when nobody works on any of the records."""
+        return self.done or (self._released and self.cursor >= self.handed)
+
+
+class Progress:
+    """Backlog and deliveries of one partition for one channel.
+
+    ``closed`` is set when the partition is revoked: what is in flight then may finish,
+    but no further record is started and nothing of it is committed by us again.
+    """
+
+    __slots__ = ("_backlog", "_in_flight", "_position", "closed", "held_bytes", "queued", "tp")
+
+    def __init__(self, tp: TP) -> None:
+        self.tp = tp
+        self.closed = False
+        self.queued = False
+        self.held_bytes = 0
+        self._backlog: deque[RawBatch] = deque()
+        self._in_flight: deque[Delivery] = deque()
+        self._position: int | None = None
+
+    def add(self, raw: RawBatch) -> None:
+        """Append a fetched run to the backlog."""
+        self._backlog.append(raw)
+        self.held_bytes += raw.size
+
+    def take(self, max_records: int) -> Delivery:
+        """Hand out up to ``max_records`` from the backlog, which must not be empty."""
+        backlog = self._backlog
+        raw = backlog.popleft()
+        if len(raw) > max_records:
+            raw, rest = _split(raw, max_records)
+            backlog.appendleft(rest)
+        elif backlog and len(raw) + len(backlog[0]) <= max_records:
+            parts = [raw]
+            count = len(raw)
+            while backlog and count + len(backlog[0]) <= max_records:
+                count += len(backlog[0])
+                parts.append(backlog.popleft())
+            raw = _concat(parts)
+        delivery = Delivery(self, raw)
+        self._in_flight.append(delivery)
+        return delivery
+
+    @property
+    def has_backlog(self) -> bool:
+        return bool(self._backlog)
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing that was handed out is still to be done."""
+        return all(delivery.settled for delivery in self._in_flight)
+
+    def on_complete(self, delivery: Delivery) -> None:
+        self.held_bytes -= delivery.size
+        delivery.size = 0
+
+    def committable(self) -> int | None:
+        """Return the offset up to which all records are done, or None if none is yet."""
+        in_flight = self._in_flight
+        while in_flight and in_flight[0].done:
+            self._position = in_flight.popleft().next_offset
+        if in_flight and in_flight[0].cursor:
+            return in_flight[0].offsets[in_flight[0].cursor]
+        return self._position
+
+    def close(self) -> None:
+        """Stop: drop the backlog; deliveries in flight end at their next record."""
+        self.closed = True
+        self._backlog.clear()
+        self.held_bytes = 0
+
+
+def _split(raw: RawBatch, count: int) -> tuple[RawBatch, RawBatch]:
+    def part(begin: int, end: int | None, next_offset: int, size: int) -> RawBatch:
+        return RawBatch(
+            raw.topic,
+            raw.partition,
+            raw.offsets[begin:end],
+            raw.timestamps[begin:end],
+            raw.keys[begin:end],
+            raw.values[begin:end],
+            raw.headers[begin:end] if raw.headers is not None else None,
+            next_offset,
+            raw.high_watermark,
+            raw.timestamp_type,
+            size,
+        )
+
+    size = raw.size * count // len(raw)
+    return (
+        part(0, count, raw.offsets[count], size),
+        part(count, None, raw.next_offset, raw.size - size),
+    )
+
+
+def _concat(parts: list[RawBatch]) -> RawBatch:
+    def joined(name: str) -> list[Any]:
+        return [item for part in parts for item in getattr(part, name)]
+
+    headers = None
+    if any(part.headers is not None for part in parts):
+        headers = [
+            item for part in parts for item in (part.headers or [()] * len(part))
+        ]
+    last = parts[-1]
+    return RawBatch(
+        last.topic,
+        last.partition,
+        joined("offsets"),
+        joined("timestamps"),
+        joined("keys"),
+        joined("values"),
+        headers,
+        last.next_offset,
+        last.high_watermark,
+        last.timestamp_type,
+        sum(part.size for part in parts),
+    )

@@ -1,0 +1,100 @@
+"""Dead letters: records that could not be processed, kept with what is known of why."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import Counter
+from time import monotonic
+from typing import Any
+
+from streamproc.kafka.progress import Delivery
+
+logger = logging.getLogger(__name__)
+
+#: At most one log line a topic and kind of error in this many seconds.
+LOG_INTERVAL = 5.0
+
+
+class DeadLetters:
+    """Sends rejected records to the dead-letter topic, and counts and logs them.
+
+    A letter has the key, value and headers of the record as they came, and headers
+    ``dead-letter-topic``, ``-partition``, ``-offset``, ``-timestamp`` (ms), ``-stage``
+    (key, value or the agent's name), ``-error`` (type), ``-reason`` and, if user code
+    raised, ``-traceback``.
+
+    Args:
+        app: The App that produces the letters.
+        topic: Name of the dead-letter topic, or None to count and log only.
+    """
+
+    def __init__(self, app: Any, topic: str | None) -> None:
+        self.app = app
+        self.topic = topic
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._declared = False
+        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
+
+    async def send(
+        self, delivery: Delivery, row: int, stage: str, error: BaseException
+    ) -> None:
+        """Send one record; the next checkpoint waits until the broker has it."""
+        tp = delivery.progress.tp
+        offset = delivery.offsets[row]
+        self._note(tp, offset, stage, error)
+        if self.topic is None:
+            return
+        await self._declare()
+        producer = await self.app.maybe_start_producer()
+        headers = list(delivery.headers[row]) if delivery.headers is not None else []
+        headers += _headers(tp, offset, delivery.timestamps[row], stage, error)
+        await producer.send(
+            self.topic, delivery.raw_keys[row], delivery.raw_values[row], None, None, headers
+        )
+
+    async def _declare(self) -> None:
+        if not self._declared:
+            await self.app.topic(self.topic, value_serializer="raw").maybe_declare()
+            self._declared = True
+
+    def _note(self, tp: Any, offset: int, stage: str, error: BaseException) -> None:
+        kind = (tp.topic, type(error).__name__)
+        self.counts[kind] += 1
+        now = monotonic()
+        last, suppressed = self._logged.get(kind, (0.0, 0))
+        if last and now - last < LOG_INTERVAL:
+            self._logged[kind] = (last, suppressed + 1)
+            return
+        self._logged[kind] = (now, 0)
+        logger.error(
+            "Record %s/%d@%d was rejected (%s): %s. %s%s",
+            tp.topic,
+            tp.partition,
+            offset,
+            stage,
+            error,
+            f"It went to topic {self.topic!r}" if self.topic else "It was skipped",
+            f" ({suppressed} more like it since the last message)" if suppressed else "",
+        )
+
+
+def _headers(
+    tp: Any, offset: int, timestamp: int, stage: str, error: BaseException
+) -> list[tuple[str, bytes]]:
+    fields: dict[str, str] = {
+        "topic": tp.topic,
+        "partition": str(tp.partition),
+        "offset": str(offset),
+        "timestamp": str(timestamp),
+        "stage": stage,
+        "error": type(error).__name__,
+        "reason": str(error),
+    }
+    if error.__traceback__ is not None:
+        fields["traceback"] = "".join(traceback.format_exception(error))[-8000:]
+    return [
+        (f"dead-letter-{name}", text.encode("utf-8", "replace")) for name, text in fields.items()
+    ]
+
+

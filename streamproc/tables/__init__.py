@@ -1,0 +1,1 @@
+"""Tables of a worker: Faust's for now."""
