@@ -1,0 +1,80 @@
+# Two commands on a fresh machine with python3 and make: `make demo` and `make test`.
+# Options go through ARGS: make demo ARGS="--once", make test ARGS="tests/unit -k record".
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help venv setup demo test test-kafka bench lint java clean
+
+help:
+	@echo "make demo        install, start Kafka and Redis, run the reference app on sample data"
+	@echo "make test        run all tests on the embedded Kafka"
+	@echo "make test-kafka  run the tests with servers on Apache Kafka (Java, Maven)"
+	@echo "make bench       measure side by side with Faust and a loop by hand"
+	@echo "make lint        ruff and mypy"
+	@echo "make setup       only install, for development"
+	@echo "make clean       remove what these made"
+
+venv: $(BIN)/python
+setup: $(VENV)/.installed-test
+
+demo: $(VENV)/.installed-demo
+	@$(BIN)/python -m streamproc.cli dev $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-kafka: $(VENV)/.installed-test java
+	STREAMPROC_TEST_KAFKA=apache $(BIN)/python -m pytest tests/integration tests/faults $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .streamproc .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is missing: install Python 3.10 to 3.13, or run make PYTHON=/path/to/python"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 to 3.13 is needed."; \
+	  echo "Name another one: make PYTHON=python3.12 ..."; \
+	  exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv module. Debian, Ubuntu: apt-get install python3-venv"; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras: made once, and again when pyproject.toml changes.
+$(VENV)/.installed-demo: EXTRAS := fast
+$(VENV)/.installed-test: EXTRAS := fast,pandas,rocksdb,test,lint,bench
+$(VENV)/.installed-bench: EXTRAS := fast,rocksdb,bench
+
+# Where no wheel of an embedded server fits, the rest is installed and `streamproc dev` says
+# which server to install or which URL to set.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[dev-servers,$(EXTRAS)]' || $(INSTALL) '.[$(EXTRAS)]'
+	@touch $@
+
+java:
+	@if ! command -v java >/dev/null || ! command -v mvn >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y openjdk-17-jre-headless maven; \
+	  else \
+	    echo "Apache Kafka needs java (17 or newer) and mvn on PATH."; \
+	    echo "Debian, Ubuntu: sudo apt-get install openjdk-17-jre-headless maven"; \
+	    echo "macOS: brew install openjdk maven"; \
+	    exit 1; \
+	  fi; \
+	fi
