@@ -284,8 +284,9 @@ class RedisScript(RedisSink):
 
 
 async def _require_command(client: Any, command: str, module: str) -> None:
-    known = await client.execute_command("COMMAND", "INFO", command)
-    if not known or known == [None]:
+    # As one word, since redis-py's reading of COMMAND's reply fails on an unknown command.
+    known = await client.execute_command("COMMAND INFO", command)
+    if known == [None]:
         raise ConfigurationError(
             f"this Redis server has no {command}; it needs the module {module} "
             "(in Redis 8, in Redis Stack, or loaded by loadmodule)"

@@ -47,6 +47,7 @@ _PASSING = (
 #: Error replies about the connection, to every command alike.
 _LOGIN = ("NOAUTH", "WRONGPASS")
 _CLUSTER = ("MOVED ", "ASK ")
+_NO_DATABASE = ("Invalid Database", "DB index is out of range")
 
 #: What a connection ends with (asyncio's own TimeoutError is another one before Python 3.11).
 _LOST = (OSError, EOFError, asyncio.TimeoutError, RedisConnectionError, RedisTimeoutError)
@@ -77,7 +78,7 @@ def refused(url: str, reason: str) -> ConnectionRefused:
             f"Redis at {url} is a cluster ({reason}); use redis+cluster:// in the URL, "
             "or cluster=True"
         )
-    if reason.startswith("Invalid Database"):
+    if reason.startswith(_NO_DATABASE):
         return ConnectionRefused(
             f"Redis at {url} has no such database; the number at the end of the URL must be "
             "below the server's `databases` (16 unless set)"
@@ -125,7 +126,7 @@ class Link:
             raise refused(self.url, str(error)) from None
         except _LOST as error:
             reason = str(error) or type(error).__name__
-            if reason.startswith("Invalid Database"):
+            if reason.startswith(_NO_DATABASE):
                 raise refused(self.url, reason) from None
             raise SinkUnavailable(f"Redis at {self.url} is away: {reason}") from error
         except RedisClusterException as error:
@@ -133,7 +134,7 @@ class Link:
         except ResponseError as error:
             if is_passing(str(error)):
                 raise SinkUnavailable(f"Redis at {self.url} is away: {error}") from error
-            if str(error).startswith(_LOGIN + _CLUSTER):
+            if str(error).startswith(_LOGIN + _CLUSTER + _NO_DATABASE):
                 raise refused(self.url, str(error)) from None
             raise SinkError(f"Redis at {self.url} refused: {error}") from error
 

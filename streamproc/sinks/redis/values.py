@@ -160,7 +160,7 @@ def scalar(value: Any) -> Arg:
         if type(plain) in _SCALARS:
             return plain  # type: ignore[no-any-return]
         return msgspec.json.encode(value, enc_hook=_foreign)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise SinkError(f"{kind.__name__} {value!r:.60} cannot be written: {error}") from None
 
 
