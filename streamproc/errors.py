@@ -49,3 +49,7 @@ class ServerNotInstalled(StreamprocError):
 
 class ServerFailed(StreamprocError):
     """A server for development ended, or did not answer in time; its log is quoted."""
+
+
+class ReplayError(StreamprocError):
+    """A file to replay can't be read, or a line of it makes no record; names file and line."""

@@ -1,0 +1,211 @@
+"""Replay a file into a topic, at a rate or as fast as the broker takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.partitioner import murmur2
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from streamproc.dev.files import RecordFile, Row
+from streamproc.dev.topics import create_topics
+from streamproc.errors import BrokerUnavailable, ReplayError
+
+_SLICE_SECONDS = 0.05
+_SLICE_RECORDS = 2000
+
+
+@dataclass
+class ReplayProgress:
+    """How far a replay is."""
+
+    topic: str
+    #: Records acknowledged by the broker.
+    records: int = 0
+    #: Seconds since the first record was sent.
+    seconds: float = 0.0
+    #: Part of the file that is read, 0 to 1.
+    fraction: float = 0.0
+    #: By partition: the offset after the last record sent there.
+    end_offsets: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Records per second so far."""
+        return self.records / self.seconds if self.seconds else 0.0
+
+
+async def replay(
+    path: str | Path,
+    *,
+    bootstrap: str,
+    topic: str,
+    rate: float = 0,
+    key: str | None = None,
+    timestamp: str | None = None,
+    format: str | None = None,
+    partitions: int = 4,
+    on_progress: Callable[[ReplayProgress], None] | None = None,
+) -> ReplayProgress:
+    """Send every row of a file to a topic, in order, and return when all are acknowledged.
+
+    Args:
+        path: CSV with a header or JSON lines; ``.gz`` is unpacked.
+        bootstrap: ``host:port`` of a broker.
+        topic: Created with ``partitions`` partitions when it doesn't exist.
+        rate: Records per second; 0: as fast as the broker takes them.
+        key: Field whose value is the record key; records without one are spread evenly.
+        timestamp: Field with the event time, which becomes the Kafka timestamp.
+        format: ``csv`` or ``ndjson``, when the file's name doesn't tell.
+        partitions: For a topic that is created.
+        on_progress: Called about 20 times a second.
+
+    Raises:
+        ReplayError: The file or one of its lines is wrong, or the broker refused a record.
+        BrokerUnavailable: No broker answers.
+    """
+    with RecordFile(path, key=key, timestamp=timestamp, format=format) as file:
+        await create_topics(bootstrap, [topic], partitions)
+        progress = ReplayProgress(topic)
+        async with _Sender(bootstrap, progress) as sender:
+            await _send_paced(file, sender, rate, progress, on_progress)
+    progress.fraction = 1.0
+    if on_progress is not None:
+        on_progress(progress)
+    return progress
+
+
+async def _send_paced(
+    file: RecordFile,
+    sender: _Sender,
+    rate: float,
+    progress: ReplayProgress,
+    on_progress: Callable[[ReplayProgress], None] | None,
+) -> None:
+    started = time.monotonic()
+    size = max(1, round(rate * _SLICE_SECONDS)) if rate else _SLICE_RECORDS
+    sent = 0
+    for rows in _slices(file, size):
+        await sender.send(rows)
+        sent += len(rows)
+        progress.seconds = time.monotonic() - started
+        progress.fraction = file.position / file.size if file.size else 1.0
+        if on_progress is not None:
+            on_progress(progress)
+        if rate:
+            await asyncio.sleep(started + sent / rate - time.monotonic())
+    progress.seconds = time.monotonic() - started
+
+
+def _slices(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+class _Sender:
+    """Sends slices of rows as record batches and counts what is acknowledged."""
+
+    def __init__(self, bootstrap: str, progress: ReplayProgress) -> None:
+        self._bootstrap = bootstrap
+        self._progress = progress
+        self._partition_of_key: dict[bytes, int] = {}
+        self._partitions: list[int] = []
+        self._keyless = 0
+
+    async def __aenter__(self) -> _Sender:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=256 * 1024,
+            max_request_size=16 * 1024 * 1024,
+        )
+        try:
+            await self._producer.start()
+        except KafkaConnectionError as exc:
+            raise BrokerUnavailable(f"No Kafka broker answers at {self._bootstrap}.") from exc
+        self._partitions = sorted(await self._producer.partitions_for(self._progress.topic))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._producer.stop()
+
+    async def send(self, rows: list[Row]) -> None:
+        """Send rows, each partition's in order, and wait until they are acknowledged."""
+        by_partition: dict[int, list[Row]] = {}
+        for row in rows:
+            by_partition.setdefault(self._partition(row.key), []).append(row)
+        try:
+            await asyncio.gather(*(self._send_to(p, part) for p, part in by_partition.items()))
+        except KafkaError as exc:
+            raise ReplayError(
+                f"The broker refused records for {self._progress.topic!r}: {exc!r}"
+            ) from exc
+
+    def _partition(self, key: bytes | None) -> int:
+        if key is None:
+            self._keyless += 1
+            return self._partitions[self._keyless % len(self._partitions)]
+        if key not in self._partition_of_key:
+            index = int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+            self._partition_of_key[key] = self._partitions[index]
+        return self._partition_of_key[key]
+
+    async def _send_to(self, partition: int, rows: list[Row]) -> None:
+        builder = self._producer.create_batch()
+        for row in rows:
+            if _append(builder, row) is not None:
+                continue
+            await self._send_batch(builder, partition)
+            builder = self._producer.create_batch()
+            if _append(builder, row) is None:
+                raise ReplayError(f"A record of {len(row.value)} bytes is too large to send.")
+        await self._send_batch(builder, partition)
+
+    async def _send_batch(self, builder: Any, partition: int) -> None:
+        count = builder.record_count()
+        if not count:
+            return
+        builder.close()
+        topic = self._progress.topic
+        future = await self._producer.send_batch(builder, topic, partition=partition)
+        first = (await future).offset
+        self._progress.records += count
+        self._progress.end_offsets[partition] = first + count
+
+
+def _append(builder: Any, row: Row) -> Any:
+    return builder.append(timestamp=row.timestamp, key=row.key, value=row.value)
+
+
+def replay_with_bar(path: str | Path, *, console: Console | None = None, **options: Any) -> None:
+    """Run :func:`replay` with its options, and show a progress bar and a closing line."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[records]:,} records, {task.fields[rate]:,.0f}/s"),
+        TimeElapsedColumn(),
+    )
+    console = console or Console()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(Path(path).name, total=1.0, records=0, rate=0.0)
+
+        def show(state: ReplayProgress) -> None:
+            bar.update(task, completed=state.fraction, records=state.records, rate=state.rate)
+
+        done = asyncio.run(replay(path, on_progress=show, **options))
+    console.print(
+        f"{done.records:,} records of {path} sent to {done.topic} "
+        f"in {done.seconds:.1f} s ({done.rate:,.0f}/s)"
+    )
