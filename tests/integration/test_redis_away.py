@@ -37,7 +37,7 @@ async def opened() -> AsyncIterator[Start]:
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio_timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (any state can be waited for)
             await asyncio.sleep(0.01)
 
 

@@ -15,17 +15,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -49,6 +44,16 @@ _LOGIN = ("NOAUTH", "WRONGPASS")
 _CLUSTER = ("MOVED ", "ASK ")
 _NO_DATABASE = ("Invalid Database", "DB index is out of range")
 
+#: Codes that redis-py takes off the error replies it has an exception type for.
+_CODES = {
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.MasterDownError: "MASTERDOWN",  # before ClusterDownError, which it is a kind of
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.TryAgainError: "TRYAGAIN",
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.NoScriptError: "NOSCRIPT",
+    exceptions.NoPermissionError: "NOPERM",
+}
 #: What a connection ends with (asyncio's own TimeoutError is another one before Python 3.11).
 _LOST = (OSError, EOFError, asyncio.TimeoutError, RedisConnectionError, RedisTimeoutError)
 
@@ -62,6 +67,12 @@ class ConnectionRefused(SinkError):
 def is_passing(reply: str) -> bool:
     """Return whether an error reply says that the same command may succeed later."""
     return reply.startswith(_PASSING)
+
+
+def reply_of(error: Exception) -> str:
+    """Return the server's error reply that redis-py made ``error`` of, with its code again."""
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "")
+    return f"{code} {error}".lstrip()
 
 
 def shown_url(url: str) -> str:
@@ -129,14 +140,15 @@ class Link:
             if reason.startswith(_NO_DATABASE):
                 raise refused(self.url, reason) from None
             raise SinkUnavailable(f"Redis at {self.url} is away: {reason}") from error
-        except RedisClusterException as error:
+        except exceptions.RedisClusterException as error:
             raise SinkUnavailable(f"Redis Cluster at {self.url} is away: {error}") from error
         except ResponseError as error:
-            if is_passing(str(error)):
-                raise SinkUnavailable(f"Redis at {self.url} is away: {error}") from error
-            if str(error).startswith(_LOGIN + _CLUSTER + _NO_DATABASE):
-                raise refused(self.url, str(error)) from None
-            raise SinkError(f"Redis at {self.url} refused: {error}") from error
+            reply = reply_of(error)
+            if is_passing(reply):
+                raise SinkUnavailable(f"Redis at {self.url} is away: {reply}") from error
+            if reply.startswith(_LOGIN + _CLUSTER + _NO_DATABASE):
+                raise refused(self.url, reply) from None
+            raise SinkError(f"Redis at {self.url} refused: {reply}") from error
 
     async def persist(
         self, who: object, request: Callable[[], Awaitable[T]], waiting: Callable[[], int]
@@ -252,13 +264,13 @@ class ClusterChannel:
         """Send ``commands`` to their nodes; return the errors by index of the command."""
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
-            pipeline.execute_command(*map(encode, command))
+            pipeline.execute_command(command[0], *map(encode, command[1:]))
         replies = await pipeline.execute(raise_on_error=False)
         failed = {i: reply for i, reply in enumerate(replies) if isinstance(reply, Exception)}
         for error in failed.values():
             if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
                 raise error
-        return {index: str(error) for index, error in failed.items()}
+        return {index: reply_of(error) for index, error in failed.items()}
 
     async def close(self) -> None:
         """Nothing of its own to close."""
