@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from streamproc.dev.servers import RedisServer
-from streamproc.sinks import RedisHash, RedisList, RedisSet, RedisSink, RedisString
+from streamproc.errors import SinkError
+from streamproc.sinks import RedisHash, RedisList, RedisScript, RedisSet, RedisSink, RedisString
 
 LOGGER = "streamproc.sinks.redis.link"
 Start = Callable[..., Awaitable[RedisSink]]
@@ -140,6 +141,16 @@ async def test_away_at_start(
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
         assert client.get("k") == "v"
     assert ["away" in m for m in messages(caplog)] == [True, False]
+
+
+async def test_away_at_start_and_then_not_as_needed(opened: Start, new_redis: Any) -> None:
+    """What open() could not check is told by flush()."""
+    server = new_redis(start=False)
+    sink = await opened(RedisScript("no lua", keys=["k"]), server)
+    await sink.write([1])
+    await asyncio.to_thread(server.start)
+    with pytest.raises(SinkError, match="does not compile"):
+        await sink.flush()
 
 
 async def test_buffer_is_bounded_while_redis_is_away(opened: Start, new_redis: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from streamproc.dev.process import ChildProcess
+from streamproc.dev.servers import RedisServer
 from streamproc.errors import ConfigurationError, SinkError
 from streamproc.sinks import (
     RedisCounter,
@@ -343,15 +346,29 @@ async def test_check(opened: OpenSink) -> None:
     assert "answers" in await sink.check()
 
 
-async def test_unix_socket(new_redis: Any, tmp_path: Any) -> None:
-    server = new_redis()
-    with redis.Redis.from_url(server.url) as client:
-        info = client.info("server")
-    assert info["tcp_port"] == server.port
-    sink = RedisSet("s", url=f"unix://{tmp_path}/nobody.sock")
+class SocketServer(RedisServer):
+    """A Redis server that also listens on a Unix socket."""
+
+    @property
+    def socket_path(self) -> Path:
+        return self.data_dir / "redis.sock"
+
+    def command(self) -> Sequence[str]:
+        return [*super().command(), "--unixsocket", str(self.socket_path)]
+
+
+async def test_unix_socket(tmp_path: Path, children: list[ChildProcess]) -> None:
+    server = SocketServer(tmp_path)
+    children.append(server)
+    server.start()
+    sink = RedisSet("s", url=f"unix://{server.socket_path}")
     await sink.open(None)
-    assert sink.state == "away"
+    await sink.write(["x"])
+    await sink.flush()
+    assert str(server.socket_path) in await sink.check()
     await sink.close()
+    with redis.Redis.from_url(server.url) as client:
+        assert client.smembers("s") == {b"x"}
 
 
 # -- settings ----------------------------------------------------------------------------------

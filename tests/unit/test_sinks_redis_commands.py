@@ -190,6 +190,12 @@ def test_pairs_and_slices_keep_keys_in_step() -> None:
     assert [p.metadata("offset", 0) for p in pieces] == [10, 12, 14]
 
 
+@pytest.mark.parametrize("value", [Reading("a", 1.0), {"a": 1}, "text", b"bytes"])
+def test_a_single_value_is_not_a_run(value: Any) -> None:
+    with pytest.raises(SinkError, match=r"write\(\[value\]\)"):
+        Run.of(value)
+
+
 # -- scalars -----------------------------------------------------------------------------------
 
 

@@ -193,7 +193,7 @@ class Link:
         self._away.remove(who)
         if not self._away:
             seconds = time.monotonic() - self._away_since
-            log.info(
+            log.warning(  # as loud as the bad news
                 "Redis at %s is back after %.1f s, %d values written", self.url, seconds, written
             )
 

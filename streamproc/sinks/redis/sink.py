@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable, StreamprocError
+from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
 from streamproc.sinks.base import Sink
 from streamproc.sinks.redis.commands import Commands, key_of
 from streamproc.sinks.redis.link import (
@@ -41,7 +41,7 @@ class RedisOptions(TypedDict, total=False):
     cluster: bool
     """Whether the URL is that of a Redis Cluster."""
     batch_size: int
-    """Values that start a send at once, and commands in one pipeline at most (5000)."""
+    """Values that start a send at once, and commands in one pipeline at most (2000)."""
     batch_bytes: int
     """Bytes that start a send at once, and about the bytes of one pipeline (1 MiB)."""
     linger: float
@@ -55,7 +55,7 @@ class RedisOptions(TypedDict, total=False):
 _DEFAULTS: RedisOptions = {
     "url": None,
     "cluster": False,
-    "batch_size": 5_000,
+    "batch_size": 2_000,
     "batch_bytes": 1 << 20,
     "linger": 0.002,
     "buffer_bytes": 16 << 20,
@@ -66,8 +66,9 @@ _DEFAULTS: RedisOptions = {
 class RedisSink(Sink):
     """Writes the commands that a :class:`Commands` makes of the values, at least once.
 
-    ``written``, ``errors`` and ``retries`` count values written, commands or values refused,
-    and repeated attempts; ``state`` is "connected" or "away".
+    Counters: ``written`` values (those whose commands the server has answered), ``errors``
+    (values that did not fit and commands that were refused), ``retries`` of pipelines.
+    A sink for another command is this class with a :class:`Commands` of its own.
     """
 
     def __init__(self, commands: Commands, **options: Unpack[RedisOptions]) -> None:
@@ -177,6 +178,13 @@ class RedisSink(Sink):
         await self._prepare(self._opened().client)
         self._ready = True
 
+    async def _get_ready_late(self) -> None:
+        """Check a server that was away in ``open``; what is wrong stops a flush, not a start."""
+        try:
+            await self._get_ready()
+        except ConfigurationError as error:
+            raise SinkError(str(error)) from error
+
     async def _prepare(self, client: Any) -> None:
         """Check that the server has what this sink needs; subclasses add to it."""
         await client.ping()
@@ -243,7 +251,7 @@ class RedisSink(Sink):
         try:
             while self._commands.count:
                 await self._send_pending()
-        except StreamprocError as error:
+        except SinkError as error:
             # Nothing is lost: what could not be sent is kept, and the next flush meets the
             # same refusal and raises it to whoever waits.
             log.debug("sending is put off to the next flush: %s", error)
@@ -279,7 +287,7 @@ class RedisSink(Sink):
         if channel is None:
             raise SinkError(f"{self!r} was closed while writing")
         if not self._ready:
-            await self._get_ready()
+            await self._get_ready_late()
         some = self._unsent[:size]
         errors = await channel.request(some)
         if not errors:

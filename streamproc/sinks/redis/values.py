@@ -36,7 +36,11 @@ class Run:
     @classmethod
     def of(cls, values: Any) -> Run:
         """See a batch, a list of values or a list of (key, value) pairs as a run."""
-        if hasattr(values, "timestamps"):
+        if isinstance(values, (str, bytes, Mapping, msgspec.Struct)):
+            raise SinkError(
+                f"a list of values is written, not a single {type(values).__name__}: write([value])"
+            )
+        if hasattr(values, "timestamps"):  # a Batch, known by its shape: this needs no Kafka
             run = cls(values.values, values.keys)
             run._timestamps, run._offsets = values.timestamps, values.offsets
             run._topic, run._partition = values.topic, values.partition
