@@ -82,11 +82,11 @@ class HashCommands(KeyedCommands[dict[str, Any]]):
         self.size += ENTRY_BYTES + len(name)
 
     def _emit(self, key: str, entry: dict[str, Any]) -> Iterator[Command]:
-        gone = [name for name, data in entry.items() if data is None]
-        args: list[Arg] = []
-        for item in entry.items():
-            if item[1] is not None:
-                args += item
+        gone: list[Arg] = []
+        if None in entry.values():
+            gone = [name for name, data in entry.items() if data is None]
+            entry = {name: data for name, data in entry.items() if data is not None}
+        args = [arg for item in entry.items() for arg in item]
         for part in chunks(args, MAX_ARGUMENTS):
             yield ("HSET", key, *part)
         for part in chunks(gone, MAX_ARGUMENTS):

@@ -42,6 +42,7 @@ _PASSING = (
 #: Error replies about the connection, to every command alike.
 _LOGIN = ("NOAUTH", "WRONGPASS")
 _CLUSTER = ("MOVED ", "ASK ")
+_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _NO_DATABASE = ("Invalid Database", "DB index is out of range")
 
 #: Codes that redis-py takes off the error replies it has an exception type for.
@@ -88,6 +89,11 @@ def refused(url: str, reason: str) -> ConnectionRefused:
         return ConnectionRefused(
             f"Redis at {url} is a cluster ({reason}); use redis+cluster:// in the URL, "
             "or cluster=True"
+        )
+    if _CERTIFICATE in reason:
+        return ConnectionRefused(
+            f"Redis at {url} has a certificate that is not trusted here ({reason}); name the CA "
+            "in the URL: rediss://host:port/0?ssl_ca_certs=/path/ca.pem"
         )
     if reason.startswith(_NO_DATABASE):
         return ConnectionRefused(
@@ -137,7 +143,7 @@ class Link:
             raise refused(self.url, str(error)) from None
         except _LOST as error:
             reason = str(error) or type(error).__name__
-            if reason.startswith(_NO_DATABASE):
+            if reason.startswith(_NO_DATABASE) or _CERTIFICATE in reason:
                 raise refused(self.url, reason) from None
             raise SinkUnavailable(f"Redis at {self.url} is away: {reason}") from error
         except exceptions.RedisClusterException as error:
