@@ -214,6 +214,28 @@ async def test_server_that_does_not_answer(opened: Start, new_redis: Any) -> Non
         assert client.get("k") == b"v"
 
 
+async def test_what_was_given_up_does_not_arrive_later(opened: Start, new_redis: Any) -> None:
+    """A pipeline that got stuck halfway must not come after the newer one."""
+    server = new_redis()
+    sink = await opened(RedisString("k", timeout=0.2), server)
+    await sink.write(["first"])
+    await sink.flush()
+    server.pause()
+    await sink.write(["x" * 20_000_000])
+    stuck = asyncio.create_task(sink.flush())
+    await until(lambda: sink.state == "away")
+    stuck.cancel()
+    await asyncio.wait([stuck])
+    newer = RedisString("k")
+    server.resume()
+    await opened(newer, server)
+    await newer.write(["newer"])
+    await newer.flush()
+    with redis.Redis.from_url(server.url) as client:
+        for _ in range(100):
+            assert client.get("k") == b"newer"
+
+
 @pytest.mark.parametrize(
     ("refuse", "allow"),
     [

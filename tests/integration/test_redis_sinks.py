@@ -33,6 +33,8 @@ from streamproc.sinks import (
     RedisString,
     RedisTimeSeries,
 )
+from streamproc.sinks.redis.collection_commands import HashCommands
+from streamproc.sinks.redis.values import Run
 
 OpenSink = Callable[[RedisSink], Awaitable[RedisSink]]
 
@@ -434,10 +436,25 @@ async def test_password_changed_while_running(new_redis: Any) -> None:
 
 
 async def test_redis_py_internals_relied_on(redis_url: str) -> None:
-    """Channel reads from the stream under redis-py's connection; an upgrade must keep it."""
+    """Channel uses the streams under redis-py's connection; an upgrade must keep them."""
     client = redis.asyncio.Redis.from_url(redis_url, protocol=2)
     connection = client.connection_pool.make_connection()
-    await connection.send_packed_command(b"*1\r\n$4\r\nPING\r\n", check_health=False)
+    assert not connection.is_connected
+    await connection.connect()
+    assert connection.is_connected
+    connection._writer.write(b"*1\r\n$4\r\nPING\r\n")
     assert await connection._reader.read(100) == b"+PONG\r\n"
+    connection._writer.transport.abort()
     await connection.disconnect(nowait=True)
+    assert not connection.is_connected
     await client.aclose()
+
+
+async def test_commands_work_with_a_synchronous_client(redis_client: redis.Redis) -> None:
+    commands = HashCommands("stats:{sensor_id}")
+    assert commands.add(Run.of(READINGS)) == []
+    with redis_client.pipeline(transaction=False) as pipeline:
+        for command in commands.take():
+            pipeline.execute_command(*command)
+        pipeline.execute()
+    assert redis_client.hgetall("stats:a") == {"sensor_id": "a", "value": "4.0"}

@@ -235,12 +235,16 @@ class Channel:
     async def request(self, commands: Sequence[Command]) -> dict[int, str]:
         """Send ``commands`` and read all replies; return the errors by index of the command."""
         connection = self._connection
+        if not connection.is_connected:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        # The streams under redis-py's connection (checked with 5.2 to 8.1; a test holds them):
+        # read_response() costs 5 µs a reply, and all that is wanted is whether it is an error.
+        reader, writer = connection._reader, connection._writer
+        assert reader is not None
+        assert writer is not None
         try:
-            await connection.send_packed_command(pack(commands), check_health=False)
-            # The stream under redis-py's connection (checked with 5.2 to 8.1; a test holds it):
-            # read_response() costs 5 µs a reply, and all that is wanted is whether it is an error.
-            reader = connection._reader
-            assert reader is not None
+            writer.write(pack(commands))
+            await asyncio.wait_for(writer.drain(), self._timeout)
             replies = Replies()
             while replies.count < len(commands):
                 data = await asyncio.wait_for(reader.read(_READ_BYTES), self._timeout)
@@ -251,7 +255,9 @@ class Channel:
                 if reply.startswith(_LOGIN + _CLUSTER):
                     raise ResponseError(reply)
         except BaseException:
-            # Replies still under way would be taken for those of the next request.
+            # Replies still under way would be taken for those of the next request, and
+            # commands still in the buffer would overtake those that are sent again.
+            writer.transport.abort()
             await connection.disconnect(nowait=True)
             raise
         return replies.errors
