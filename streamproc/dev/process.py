@@ -106,7 +106,10 @@ class ChildProcess:
         self.pid_path.write_text(f"{self.pid}\n{_start_mark(self.pid)}")
 
     def stop(self, timeout: float = 10.0) -> int | None:
-        """End the child (SIGTERM, SIGKILL after ``timeout`` seconds); return its exit code."""
+        """End the child (SIGTERM, SIGKILL after ``timeout`` seconds); return its exit code.
+
+        Another Ctrl-C meanwhile kills it.
+        """
         if self._process is None:
             return None
         if self.running:
@@ -116,6 +119,9 @@ class ChildProcess:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.send_signal(signal.SIGKILL)
+            except KeyboardInterrupt:
+                self.kill()
+                raise
         return self._ended()
 
     def kill(self) -> int | None:

@@ -16,13 +16,10 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 from streamproc.dev.process import LOOPBACK, Server
 from streamproc.errors import ConfigurationError, ServerNotInstalled
-
-KafkaKind = Literal["embedded", "apache"]
 
 
 class KafkaServer(Server):
@@ -109,9 +106,9 @@ class RedisServer(Server):
 
 
 def kafka_server(
-    kind: KafkaKind = "embedded", data_dir: Path | None = None, *, port: int | None = None
+    kind: str = "embedded", data_dir: Path | None = None, *, port: int | None = None
 ) -> KafkaServer:
-    """Start a Kafka broker of this kind and return it when it answers.
+    """Start a Kafka broker of this kind (``embedded``, ``apache``) and return it when it answers.
 
     Raises:
         ConfigurationError: There is no such kind.
