@@ -96,6 +96,10 @@ async def test_hash(write: Any, redis_client: redis.Redis) -> None:
     assert redis_client.hgetall("s:b") == {"sensor_id": "b", "value": "3.0"}
 
 
+async def test_values_that_make_no_command_do_not_wait(write: Any) -> None:
+    await write(RedisHash("h"), [{}])
+
+
 async def test_hash_by_field(write: Any, redis_client: redis.Redis) -> None:
     await write(RedisHash("latest", field="{sensor_id}", value="value"), READINGS)
     assert redis_client.hgetall("latest") == {"a": "4.0", "b": "2.0"}

@@ -78,9 +78,15 @@ def reply_of(error: Exception) -> str:
 
 def shown_url(url: str) -> str:
     """Return ``url`` without user, password and options, fit for logs and errors."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}{parts.path}"
+    scheme = url.partition("://")[0]
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{scheme}://..."
+    if "@" in url and "@" not in parts.netloc:
+        # A login with an unescaped "/", "?" or "#": any part may be the password's.
+        return f"{scheme}://..."
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def refused(url: str, reason: str) -> ConnectionRefused:
@@ -176,7 +182,7 @@ class Link:
                 self.forget(who)  # the server answers, if not as hoped
                 raise
             else:
-                self._is_back(who, waiting())
+                self.is_back(who, waiting())
                 return result
             delay = min(FIRST_DELAY * 2 ** min(attempt - 1, 10), LONGEST_DELAY)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
@@ -193,14 +199,18 @@ class Link:
             log.warning("%s; %d values wait", error, waiting)
         self._away.add(who)
 
-    def _is_back(self, who: object, written: int) -> None:
+    def is_back(self, who: object, waiting: int) -> None:
+        """Note, and log if it is news, that the server serves ``who`` again."""
         if who not in self._away:
             return
         self._away.remove(who)
         if not self._away:
             seconds = time.monotonic() - self._away_since
             log.warning(  # as loud as the bad news
-                "Redis at %s is back after %.1f s, %d values written", self.url, seconds, written
+                "Redis at %s is back after %.1f s, %d values are being written",
+                self.url,
+                seconds,
+                waiting,
             )
 
     def _new_client(self, url: str) -> Any:
@@ -215,9 +225,11 @@ class Link:
             # Retrying is persist()'s work: it knows what waits and says so.
             return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         except (ValueError, TypeError, RedisError) as error:
+            # What urllib says about a URL may quote a piece of the password.
+            reason = "write special characters of the login as %XX" if "@" in url else error
             raise ConfigurationError(
-                f"Redis URL {self.url} is not usable ({error}); it looks like redis://host:6379/0, "
-                "rediss:// for TLS, unix:///path or redis+cluster://host:6379"
+                f"Redis URL {self.url} is not usable ({reason}); it looks like "
+                "redis://host:6379/0, rediss:// for TLS, unix:///path or redis+cluster://host:6379"
             ) from None
 
     async def close(self) -> None:

@@ -95,7 +95,7 @@ class RedisSink(Sink):
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._failures: list[str] = []
+        self._failures = _Failures()
 
     def __repr__(self) -> str:
         where = self._link.url if self._link else "not open"
@@ -171,6 +171,8 @@ class RedisSink(Sink):
         """Return the server's version and address, or raise :class:`SinkError`."""
         link = self._opened()
         info = await link.attempt(lambda: link.client.info("server"))
+        if not self.pending:
+            link.is_back(self, 0)
         return f"Redis {info['redis_version']} at {link.url} answers"
 
     async def _get_ready(self) -> None:
@@ -198,15 +200,16 @@ class RedisSink(Sink):
         that Redis has no form for); the others of the run are accepted all the same.
         """
         self._opened()
-        failures: list[SinkError] = []
+        failures = _Failures()
         for run in Run.of(values).slices(_SLICE):
             while self.pending_bytes >= self._options["buffer_bytes"]:
                 await self._send_pending()
-            failures += self._commands.add(run)
+            for error in self._commands.add(run):
+                failures.add(str(error))
             self._schedule()
-        if failures:
-            self.errors += len(failures)
-            raise _told([str(error) for error in failures], "values do not fit")
+        if failures.count:
+            self.errors += failures.count
+            raise failures.error("values do not fit")
 
     async def flush(self) -> None:
         """Return when all that was accepted is written and answered by the server.
@@ -218,10 +221,10 @@ class RedisSink(Sink):
         self._opened()
         failures = self._failures
         await self._send_pending()
-        if failures:
+        if failures.count:
             if self._failures is failures:
-                self._failures = []
-            raise _told(failures, "commands were refused")
+                self._failures = _Failures()
+            raise failures.error("commands were refused")
 
     def _schedule(self) -> None:
         """Start sending now if a limit is reached, else within the linger time."""
@@ -270,15 +273,12 @@ class RedisSink(Sink):
 
     async def _send_unsent(self) -> None:
         link = self._opened()
-        commands, values = self._unsent, self._unsent_values
-        if not commands:
-            return
-        bytes_each = self._unsent_bytes / len(commands)
+        bytes_each = self._unsent_bytes / max(len(self._unsent), 1)
         fitting = int(self._options["batch_bytes"] / max(bytes_each, 1.0))
         size = max(1, min(self._options["batch_size"], fitting))
         while self._unsent:
             await link.persist(self, lambda: self._send_some(size), lambda: self.pending)
-        self.written += values
+        self.written += self._unsent_values
         self._unsent_values = self._unsent_bytes = 0
 
     async def _send_some(self, size: int) -> None:
@@ -311,7 +311,7 @@ class RedisSink(Sink):
                 again.append(mended)
             elif error is not None and not is_passing(error):
                 self.errors += 1
-                self._failures.append(_explain(command, error))
+                self._failures.add(_explain(command, error))
                 continue
             elif error is None and key not in keys:
                 continue
@@ -332,10 +332,22 @@ class RedisSink(Sink):
         return self._link
 
 
-def _told(failures: list[str], what: str) -> SinkError:
-    told = "; ".join(failures[:_TOLD])
-    more = f"; and {len(failures) - _TOLD} more" if len(failures) > _TOLD else ""
-    return SinkError(f"{len(failures)} {what}: {told}{more}")
+class _Failures:
+    """Counts failures and keeps the first few to tell."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, reason: str) -> None:
+        self.count += 1
+        if len(self._first) < _TOLD:
+            self._first.append(reason)
+
+    def error(self, what: str) -> SinkError:
+        more = self.count - len(self._first)
+        told = "; ".join(self._first) + (f"; and {more} more" if more else "")
+        return SinkError(f"{self.count} {what}: {told}")
 
 
 def _explain(command: Command, error: str) -> str:
