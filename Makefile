@@ -29,7 +29,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
 
 test-kafka: $(VENV)/.installed-test java
-	STREAMPROC_TEST_KAFKA=apache $(BIN)/python -m pytest tests/integration tests/faults $(ARGS)
+	STREAMPROC_TEST_KAFKA=apache $(BIN)/python -m pytest $(wildcard tests/integration tests/faults) $(ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)

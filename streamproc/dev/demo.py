@@ -22,6 +22,7 @@ from streamproc.dev.results import read_results
 from streamproc.dev.screen import Screen, State, result_table
 from streamproc.dev.stack import STATE_FOLDER, Addresses, Stack
 from streamproc.dev.topics import create_topics
+from streamproc.errors import SinkUnavailable
 
 #: Seconds between two looks at everything.
 _INTERVAL = 0.25
@@ -120,11 +121,12 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         facts, options = self._facts, self._options
+        client = redis.asyncio.Redis.from_url(self._addresses.redis, decode_responses=True)
+        await _check_redis(client)
         await create_topics(self._addresses.bootstrap, facts.topics, options.partitions)
         self._stack.start_workers(options.workers, options.app, self._addresses.env)
         others = [*facts.outputs, *([facts.dead_letters] if facts.dead_letters else [])]
         watch = OffsetWatch(self._addresses.bootstrap, facts.group, facts.sources, others)
-        client = redis.asyncio.Redis.from_url(self._addresses.redis, decode_responses=True)
         await watch.start()
         sending = asyncio.create_task(self._replay())
         try:
@@ -192,7 +194,8 @@ class _Run:
             outputs=self._facts.outputs,
             dead_letters=self._facts.dead_letters,
             workers=[f"{w.name}  {w.web_url}" for w in self._stack.workers],
-            addresses=[self._addresses.kafka, self._addresses.redis],
+            addresses=self._addresses.shown,
+            errors=[f"{w.name}: {error}" for w in self._stack.workers if (error := w.last_error())],
         )
 
     def _close(self, state: State, settled: _Settled) -> int:
@@ -215,6 +218,8 @@ class _Run:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _sum_up(self, state: State, settled: _Settled) -> int:
+        for error in state.errors:
+            self._say(error)
         if not self._console.is_terminal:
             for table in state.results:
                 self._console.print(result_table(table))
@@ -257,6 +262,13 @@ class _Settled:
 
     def without_progress(self) -> float:
         return time.monotonic() - self._progress
+
+
+async def _check_redis(client: Any) -> None:
+    try:
+        await client.ping()
+    except (RedisError, OSError) as exc:
+        raise SinkUnavailable(f"Redis can't be used: {exc}") from exc
 
 
 async def _results(client: Any) -> list[Any]:

@@ -38,7 +38,8 @@ class State:
     workers: list[str]
     addresses: list[str]
     results: list[ResultTable] = field(default_factory=list)
-    notice: str = ""
+    #: ``name: the last error in its log``.
+    errors: list[str] = field(default_factory=list)
 
 
 class Rate:
@@ -113,7 +114,8 @@ def picture(state: State, rate: float) -> RenderableType:
     parts: list[RenderableType] = [_head(state, rate), "", _topics(state)]
     for table in state.results:
         parts += ["", result_table(table)]
-    return Group(*parts, "", Text(state.notice or "Ctrl-C ends everything.", style="dim"))
+    parts += ["", *(Text(error, style="red") for error in state.errors)]
+    return Group(*parts, Text("Ctrl-C ends everything.", style="dim"))
 
 
 def result_table(result: ResultTable) -> RenderableType:

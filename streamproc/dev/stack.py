@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sys
@@ -30,11 +31,25 @@ class DevWorker(ChildProcess):
         """Prepare a worker; its tables are kept in ``data_dir``."""
         super().__init__(name, data_dir)
         self.web_port = free_port()
+        self._log_read = 0
+        self._last_error = ""
 
     @property
     def web_url(self) -> str:
         """Where the worker's page is."""
         return f"http://{LOOPBACK}:{self.web_port}"
+
+    def last_error(self) -> str:
+        """Return the last line of the log that tells of an error; empty if there was none."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_read)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break  # it is being written: read it next time
+                self._log_read += len(line)
+                if b"[ERROR]" in line or b"[CRITICAL]" in line:
+                    self._last_error = line.decode(errors="replace").strip()
+        return self._last_error
 
     def start(self, app: str, folder: Path, env: dict[str, str]) -> None:
         """Start the worker."""
@@ -54,6 +69,11 @@ class Addresses:
     def bootstrap(self) -> str:
         """Kafka as ``host:port[,host:port]``."""
         return self.kafka.partition("://")[2]
+
+    @property
+    def shown(self) -> list[str]:
+        """Both, without passwords."""
+        return [re.sub(r":[^:/@]*@", ":***@", url) for url in (self.kafka, self.redis)]
 
     @property
     def env(self) -> dict[str, str]:

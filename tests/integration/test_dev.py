@@ -42,7 +42,7 @@ from streamproc.errors import StreamprocError
 
 sample = Sample(Path("sample.csv"), "readings", key="id")
 options = DevOptions(app="small", sample=sample, once="--once" in sys.argv, kafka=sys.argv[1],
-                     rate=0 if "--once" in sys.argv else 100)
+                     redis=sys.argv[2], rate=0 if "--once" in sys.argv else 100)
 try:
     sys.exit(run_dev(options))
 except StreamprocError as exc:
@@ -65,10 +65,10 @@ def project(tmp_path):
 def dev(project, children, tmp_path, kafka):
     kind = "apache" if kafka.durable else "embedded"
 
-    def start(*args):
+    def start(*args, kafka=kind, redis="embedded"):
         child = ChildProcess("dev", tmp_path)
         children.append(child)
-        child.spawn([sys.executable, "run.py", kind, *args], cwd=project)
+        child.spawn([sys.executable, "run.py", kafka, redis, *args], cwd=project)
         return child
 
     return start
@@ -143,3 +143,27 @@ def test_a_project_that_does_not_load_shows_why(dev, project, wait_for):
     assert run.exit_code == 1
     assert "No module named 'missing_module'" in run.log_tail()
     assert still_running(project) == []
+
+
+def test_servers_that_run_already_are_used_by_their_urls(
+    dev, project, kafka, redis_url, redis_client, wait_for
+):
+    run = dev("--once", kafka=kafka.url, redis=redis_url)
+    wait_for(lambda: not run.running, 90, run.log_tail)
+    assert run.exit_code == 0
+    assert sum(int(redis_client.hget(f"seen:s{n}", "count")) for n in range(3)) == 297
+    assert not list(project.glob(".streamproc/*/redis*"))
+
+
+@pytest.mark.parametrize(
+    ("servers", "message"),
+    [
+        ({"kafka": "kafka://127.0.0.1:1"}, "No Kafka broker answers at 127.0.0.1:1."),
+        ({"redis": "redis://127.0.0.1:1/0"}, "Redis can't be used: Error 111 connecting to"),
+    ],
+)
+def test_servers_that_are_not_there_are_named(dev, wait_for, servers, message):
+    run = dev("--once", **servers)
+    wait_for(lambda: not run.running, 30, run.log_tail)
+    assert run.exit_code == 1
+    assert message in run.log_tail()

@@ -54,7 +54,7 @@ def test_line():
 
 def test_picture_has_everything_and_takes_names_literally():
     console = Console(file=io.StringIO(), width=120)
-    console.print(picture(state(notice="A notice."), 250.4))
+    console.print(picture(state(errors=["worker-1: [ERROR] it [broke]"]), 250.4))
     text = console.file.getvalue()
     for part in (
         "http://127.0.0.1:1234",
@@ -64,7 +64,7 @@ def test_picture_has_everything_and_takes_names_literally():
         "dead",
         "Redis  stats:* (1 × hash)",
         "s[1]",
-        "A notice.",
+        "worker-1: [ERROR] it [broke]",
     ):
         assert part in text
 

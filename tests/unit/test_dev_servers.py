@@ -6,7 +6,7 @@ import pytest
 
 from streamproc.dev import servers
 from streamproc.dev.apache import ApacheKafka
-from streamproc.dev.stack import Stack
+from streamproc.dev.stack import Addresses, DevWorker, Stack
 from streamproc.errors import ConfigurationError, ServerNotInstalled
 
 
@@ -46,3 +46,22 @@ def test_the_redis_password_is_in_no_command_line(tmp_path):
     assert "p@ss" not in " ".join(server.command())
     assert server.url == f"redis://:p%40ss%3Aw%2Frd@127.0.0.1:{server.port}/0"
     assert (tmp_path / "redis.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_last_error_of_a_worker_is_found_as_its_log_grows(tmp_path):
+    worker = DevWorker("worker-1", tmp_path)
+    worker.log_path.write_bytes(b"[INFO] fine\n[ERROR] first\n")
+    assert worker.last_error() == "[ERROR] first"
+    with worker.log_path.open("ab") as log:
+        log.write(b"[INFO] more\n[ERROR] hal")
+        log.flush()
+        assert worker.last_error() == "[ERROR] first"
+        log.write(b"f \xff\n")
+        log.flush()
+        assert worker.last_error() == "[ERROR] half \ufffd"
+
+
+def test_addresses_are_shown_without_passwords():
+    addresses = Addresses("kafka://me:secret@k:9092", "redis://:p%40ss@r:6379/0")
+    assert addresses.shown == ["kafka://me:***@k:9092", "redis://:***@r:6379/0"]
+    assert Addresses("kafka://k:1", "redis://r:2/0").shown == ["kafka://k:1", "redis://r:2/0"]
