@@ -10,15 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
-from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from streamproc.dev.files import RecordFile, Row
+from streamproc.dev.sender import BatchSender
 from streamproc.dev.topics import create_topics
-from streamproc.errors import BrokerUnavailable, ReplayError
 
 _SLICE_SECONDS = 0.05
 _SLICE_RECORDS = 2000
@@ -70,13 +67,14 @@ async def replay(
         on_progress: Called about 20 times a second.
 
     Raises:
-        ReplayError: The file or one of its lines is wrong, or the broker refused a record.
+        ReplayError: The file or one of its lines is wrong.
+        ProducerError: The broker refused a record.
         BrokerUnavailable: No broker answers.
     """
     with RecordFile(path, key=key, timestamp=timestamp, format=format) as file:
         await create_topics(bootstrap, [topic], partitions)
         progress = ReplayProgress(topic)
-        async with _Sender(bootstrap, progress) as sender:
+        async with BatchSender(bootstrap, topic) as sender:
             await _send_paced(file, sender, rate, progress, on_progress)
     progress.fraction = 1.0
     if on_progress is not None:
@@ -86,23 +84,22 @@ async def replay(
 
 async def _send_paced(
     file: RecordFile,
-    sender: _Sender,
+    sender: BatchSender,
     rate: float,
     progress: ReplayProgress,
     on_progress: Callable[[ReplayProgress], None] | None,
 ) -> None:
     started = time.monotonic()
     size = max(1, round(rate * _SLICE_SECONDS)) if rate else _SLICE_RECORDS
-    sent = 0
     for rows in _slices(file, size):
-        await sender.send(rows)
-        sent += len(rows)
+        progress.end_offsets.update(await sender.send(rows))
+        progress.records += len(rows)
         progress.seconds = time.monotonic() - started
         progress.fraction = file.position / file.size if file.size else 1.0
         if on_progress is not None:
             on_progress(progress)
         if rate:
-            await asyncio.sleep(started + sent / rate - time.monotonic())
+            await asyncio.sleep(started + progress.records / rate - time.monotonic())
     progress.seconds = time.monotonic() - started
 
 
@@ -110,82 +107,6 @@ def _slices(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     iterator = iter(rows)
     while part := list(islice(iterator, size)):
         yield part
-
-
-class _Sender:
-    """Sends slices of rows as record batches and counts what is acknowledged."""
-
-    def __init__(self, bootstrap: str, progress: ReplayProgress) -> None:
-        self._bootstrap = bootstrap
-        self._progress = progress
-        self._partition_of_key: dict[bytes, int] = {}
-        self._partitions: list[int] = []
-        self._keyless = 0
-
-    async def __aenter__(self) -> _Sender:
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
-            acks="all",
-            linger_ms=0,
-            max_batch_size=256 * 1024,
-            max_request_size=16 * 1024 * 1024,
-        )
-        try:
-            await self._producer.start()
-        except KafkaConnectionError as exc:
-            raise BrokerUnavailable(f"No Kafka broker answers at {self._bootstrap}.") from exc
-        self._partitions = sorted(await self._producer.partitions_for(self._progress.topic))
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._producer.stop()
-
-    async def send(self, rows: list[Row]) -> None:
-        """Send rows, each partition's in order, and wait until they are acknowledged."""
-        by_partition: dict[int, list[Row]] = {}
-        for row in rows:
-            by_partition.setdefault(self._partition(row.key), []).append(row)
-        try:
-            await asyncio.gather(*(self._send_to(p, part) for p, part in by_partition.items()))
-        except KafkaError as exc:
-            raise ReplayError(
-                f"The broker refused records for {self._progress.topic!r}: {exc!r}"
-            ) from exc
-
-    def _partition(self, key: bytes | None) -> int:
-        if key is None:
-            self._keyless += 1
-            return self._partitions[self._keyless % len(self._partitions)]
-        if key not in self._partition_of_key:
-            index = int(murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
-            self._partition_of_key[key] = self._partitions[index]
-        return self._partition_of_key[key]
-
-    async def _send_to(self, partition: int, rows: list[Row]) -> None:
-        builder = self._producer.create_batch()
-        for row in rows:
-            if _append(builder, row) is not None:
-                continue
-            await self._send_batch(builder, partition)
-            builder = self._producer.create_batch()
-            if _append(builder, row) is None:
-                raise ReplayError(f"A record of {len(row.value)} bytes is too large to send.")
-        await self._send_batch(builder, partition)
-
-    async def _send_batch(self, builder: Any, partition: int) -> None:
-        count = builder.record_count()
-        if not count:
-            return
-        builder.close()
-        topic = self._progress.topic
-        future = await self._producer.send_batch(builder, topic, partition=partition)
-        first = (await future).offset
-        self._progress.records += count
-        self._progress.end_offsets[partition] = first + count
-
-
-def _append(builder: Any, row: Row) -> Any:
-    return builder.append(timestamp=row.timestamp, key=row.key, value=row.value)
 
 
 def replay_with_bar(path: str | Path, *, console: Console | None = None, **options: Any) -> None:

@@ -87,6 +87,16 @@ async def test_rows_before_a_bad_line_are_sent(tmp_path, topic, bootstrap):
         await replay(path, bootstrap=bootstrap, topic=topic)
 
 
+async def test_records_larger_than_a_batch(tmp_path, topic, bootstrap, consume_all):
+    path = tmp_path / "large.jsonl"
+    sizes = [10, 3_000_000, 10, 700_000, 10]
+    path.write_text("".join('{"k": 1, "a": "%s"}\n' % ("x" * size) for size in sizes))
+    done = await replay(path, bootstrap=bootstrap, topic=topic, key="k")
+    received = consume_all(topic, at_least=5)
+    assert done.end_offsets == {received[0].partition: 5}
+    assert [len(r.json()["a"]) for r in received] == sizes
+
+
 async def test_no_broker(sample):
     with pytest.raises(BrokerUnavailable, match=r"No Kafka broker answers at 127\.0\.0\.1:"):
         await replay(sample, bootstrap=f"127.0.0.1:{free_port()}", topic="t")
