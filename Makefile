@@ -23,7 +23,7 @@ venv: $(BIN)/python
 setup: $(VENV)/.installed-test
 
 demo: $(VENV)/.installed-demo
-	@$(BIN)/python -m streamproc.cli dev $(ARGS)
+	@$(BIN)/streamproc dev $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
