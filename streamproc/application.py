@@ -12,6 +12,7 @@ from yarl import URL
 from streamproc.checkpoint import Checkpoint
 from streamproc.errors import ConfigurationError
 from streamproc.kafka.transport import Transport
+from streamproc.records.registry import Registry
 from streamproc.streams.agent import Agent
 from streamproc.streams.deadletters import DeadLetters
 from streamproc.streams.stream import Stream
@@ -94,6 +95,7 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("Stream", Stream)
         options.setdefault("Topic", Topic)
         options.setdefault("Agent", Agent)
+        options.setdefault("Serializers", Registry)
         options.setdefault("TableManager", TableManager)
         super().__init__(id, *args, **options)
 

@@ -14,9 +14,9 @@ from faust import Schema
 from faust.exceptions import DecodeError as FaustDecodeError
 from faust.exceptions import KeyDecodeError, ValueDecodeError
 
-from streamproc.errors import ConfigurationError, DecodeError
+from streamproc.errors import DecodeError
 from streamproc.kafka.progress import Delivery
-from streamproc.records.codecs import get_codec
+from streamproc.records.codecs import batch_decoder, find_codec
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,11 @@ class DeliveryDecoder:
 
 def _column_decoder(channel: Any, part: str, declared: Any, serializer: Any) -> ColumnDecoder:
     schema = channel.schema
-    if type(schema) is Schema and (serializer is None or isinstance(serializer, str)):
-        try:
-            return get_codec(serializer or "raw").batch_decoder(declared)
-        except ConfigurationError as exc:
-            reason = str(exc)
+    if type(schema) is Schema and isinstance(serializer or "raw", str):
+        codec = find_codec(serializer or "raw")
+        if codec is not None:
+            return batch_decoder(codec, declared)
+        reason = f"serializer {serializer!r} is one of Faust's"
     else:
         reason = f"it has a schema or serializer of its own ({schema!r})"
     logger.warning(

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import faust.topics
 from faust import Schema
 
-from streamproc.errors import ConfigurationError
 from streamproc.kafka.fetch import Headers
 from streamproc.kafka.progress import Delivery, Progress
-from streamproc.records.codecs import get_codec
+from streamproc.records.codecs import find_codec
 from streamproc.streams.decode import DeliveryDecoder
 from streamproc.streams.spans import Span
 
@@ -160,10 +159,9 @@ def _encoder(topic: Topic, part: str) -> Any:
     serializer = getattr(schema, f"{part}_serializer") or getattr(
         topic.app.conf, f"{part}_serializer"
     )
-    if type(schema) is Schema and (serializer is None or isinstance(serializer, str)):
-        try:
-            return get_codec(serializer or "raw").encoder(declared)
-        except ConfigurationError:
-            pass
+    if type(schema) is Schema and isinstance(serializer or "raw", str):
+        codec = find_codec(serializer or "raw")
+        if codec is not None:
+            return codec.encoder(declared)
     dumps = getattr(schema, f"dumps_{part}")
     return lambda payload: dumps(topic.app, payload, headers={})[0]
