@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from streamproc.dev.files import RecordFile, Row
-from streamproc.dev.sender import BatchSender
-from streamproc.dev.topics import create_topics
+from streamproc.kafka.sender import BatchSender
+from streamproc.kafka.topics import create_topics
 
 _SLICE_SECONDS = 0.05
 _SLICE_RECORDS = 2000

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streamproc.dev.offsets import Offsets
+from streamproc.kafka.offsets import Offsets
 from streamproc.dev.replay import ReplayProgress
 from streamproc.dev.results import ResultTable
 

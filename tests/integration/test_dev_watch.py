@@ -7,9 +7,9 @@ import redis.asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from harness import async_wait_for
 
-from streamproc.dev.offsets import OffsetWatch
+from streamproc.kafka.offsets import OffsetWatch
 from streamproc.dev.results import read_results
-from streamproc.dev.topics import create_topics
+from streamproc.kafka.topics import create_topics
 from streamproc.errors import BrokerUnavailable
 
 

@@ -7,7 +7,7 @@ import io
 from aiokafka import TopicPartition
 from rich.console import Console
 
-from streamproc.dev.offsets import Offsets
+from streamproc.kafka.offsets import Offsets
 from streamproc.dev.replay import ReplayProgress
 from streamproc.dev.results import ResultTable
 from streamproc.dev.screen import Rate, Screen, State, line, picture
