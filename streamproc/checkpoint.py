@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from streamproc.errors import ProducerError, SinkError
 
@@ -20,6 +21,17 @@ class Flushable(Protocol):
 
     async def flush(self) -> None:
         """Return when everything accepted so far is durable."""
+
+
+class Writer(Protocol):
+    """A synchronous writer that keeps results in a buffer."""
+
+    def flush(self) -> None:
+        """Return when everything written so far is durable."""
+
+
+#: Writers open in this process: a synchronous reader flushes them before it commits.
+open_writers: WeakSet[Writer] = WeakSet()
 
 
 class Checkpoint:

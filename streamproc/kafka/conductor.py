@@ -98,4 +98,3 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             if None not in positions:
                 offsets[tp] = min(position for position in positions if position is not None)
         return offsets
-

@@ -42,7 +42,11 @@ async def start_when_reachable(
         client = create()
         try:
             await client.start()
-        except (AuthenticationFailedError, IllegalSaslStateError, UnsupportedSaslMechanismError) as exc:
+        except (
+            AuthenticationFailedError,
+            IllegalSaslStateError,
+            UnsupportedSaslMechanismError,
+        ) as exc:
             await client.stop()
             raise ConfigurationError(
                 f"Kafka at {addresses(address)} refused the credentials: {exc}. "
@@ -64,9 +68,10 @@ async def start_when_reachable(
         else:
             if told:
                 service.log.warning(
-                    "%s: connected to %s after %.1f s", what, addresses(address), monotonic() - since
+                    "%s: connected to %s after %.1f s",
+                    what,
+                    addresses(address),
+                    monotonic() - since,
                 )
             return client
     return None
-
-

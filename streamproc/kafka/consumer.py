@@ -115,8 +115,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         }
         try:
             await self._ensure_consumer().commit(wanted)
-        except (CommitFailedError, IllegalStateError, RebalanceInProgressError,
-                UnknownMemberIdError) as exc:
+        except (
+            CommitFailedError,
+            IllegalStateError,
+            RebalanceInProgressError,
+            UnknownMemberIdError,
+        ) as exc:
             self.log.info("Offsets were not committed, the group is rebalancing: %s", exc)
             return False
         except KafkaError as exc:

@@ -151,9 +151,7 @@ async def fetch_batches(
     waiter = fetcher._create_fetch_waiter()
     woken = asyncio.ensure_future(wake.wait())
     try:
-        await asyncio.wait(
-            (waiter, woken), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((waiter, woken), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         woken.cancel()
         if not waiter.done():

@@ -183,34 +183,13 @@ class Producer(driver.Producer):  # type: ignore[misc]
             timestamp = timestamps[row] if timestamps is not None else None
             head = (headers[row] or ()) if headers is not None else ()
             if append(timestamp=timestamp, key=key, value=values[row], headers=head) is None:
-                if builder.record_count():
-                    await self._send_builder(builder, topic, partition)
+                await self._send_builder(builder, topic, partition)
+                # An empty batch takes a record of any size.
                 builder = producer.create_batch()
                 append = builder.append
-                if append(timestamp=timestamp, key=key, value=values[row], headers=head) is None:
-                    await self.send_single(topic, partition, key, values[row], timestamp, head)
+                append(timestamp=timestamp, key=key, value=values[row], headers=head)
         if builder.record_count():
             await self._send_builder(builder, topic, partition)
-
-    async def send_single(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes | None,
-        value: bytes | None,
-        timestamp: int | None,
-        headers: Any,
-    ) -> None:
-        """Send a record that is too large to share a batch."""
-        future = await self._ensure_producer().send(
-            topic,
-            value,
-            key=key,
-            partition=partition,
-            timestamp_ms=timestamp,
-            headers=list(headers),
-        )
-        self._watch(future)
 
     async def _send_builder(self, builder: Any, topic: str, partition: int) -> None:
         builder.close()
@@ -240,6 +219,4 @@ class Producer(driver.Producer):  # type: ignore[misc]
         await asyncio.sleep(0)
         failure, self._failure = self._failure, None
         if failure is not None:
-            raise ProducerError(
-                f"The broker did not acknowledge records: {failure!r}"
-            ) from failure
+            raise ProducerError(f"The broker did not acknowledge records: {failure!r}") from failure

@@ -207,9 +207,7 @@ def _concat(parts: list[RawBatch]) -> RawBatch:
 
     headers = None
     if any(part.headers is not None for part in parts):
-        headers = [
-            item for part in parts for item in (part.headers or [()] * len(part))
-        ]
+        headers = [item for part in parts for item in (part.headers or [()] * len(part))]
     last = parts[-1]
     return RawBatch(
         last.topic,

@@ -101,9 +101,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         reply_to = event.headers.get("Faust-Ag-ReplyTo")
         if reply_to:
             correlation_id = event.headers.get("Faust-Ag-CorrelationId")
-            await self._reply(
-                event.key, value, want_str(reply_to), want_str(correlation_id or b"")
-            )
+            await self._reply(event.key, value, want_str(reply_to), want_str(correlation_id or b""))
 
 
 __all__ = ["Agent", "current_agent"]

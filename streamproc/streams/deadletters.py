@@ -36,9 +36,7 @@ class DeadLetters:
         self._declared = False
         self._logged: dict[tuple[str, str], tuple[float, int]] = {}
 
-    async def send(
-        self, delivery: Delivery, row: int, stage: str, error: BaseException
-    ) -> None:
+    async def send(self, delivery: Delivery, row: int, stage: str, error: BaseException) -> None:
         """Send one record; the next checkpoint waits until the broker has it."""
         tp = delivery.progress.tp
         offset = delivery.offsets[row]
@@ -48,7 +46,7 @@ class DeadLetters:
         await self._declare()
         producer = await self.app.maybe_start_producer()
         headers = list(delivery.headers[row]) if delivery.headers is not None else []
-        headers += _headers(tp, offset, delivery.timestamps[row], stage, error)
+        headers += letter_headers(tp, offset, delivery.timestamps[row], stage, error)
         await producer.send(
             self.topic, delivery.raw_keys[row], delivery.raw_values[row], None, None, headers
         )
@@ -79,9 +77,10 @@ class DeadLetters:
         )
 
 
-def _headers(
+def letter_headers(
     tp: Any, offset: int, timestamp: int, stage: str, error: BaseException
 ) -> list[tuple[str, bytes]]:
+    """Return the headers that say where a record was and why it was rejected."""
     fields: dict[str, str] = {
         "topic": tp.topic,
         "partition": str(tp.partition),
@@ -96,5 +95,3 @@ def _headers(
     return [
         (f"dead-letter-{name}", text.encode("utf-8", "replace")) for name, text in fields.items()
     ]
-
-

@@ -256,8 +256,9 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
     async def noack_take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
         """As :meth:`take_events`; each event counts as done when it is acked by hand."""
         async for spans in self._buffers(max_, within, acks=False):
-            yield [self._make_event(delivery, row) for delivery, row, _ in
-                   await self._processed(spans)]
+            yield [
+                self._make_event(delivery, row) for delivery, row, _ in await self._processed(spans)
+            ]
 
     async def _buffers(
         self, max_: int, within: Any, acks: bool = True

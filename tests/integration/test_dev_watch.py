@@ -7,10 +7,10 @@ import redis.asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from harness import async_wait_for
 
-from streamproc.kafka.offsets import OffsetWatch
 from streamproc.dev.results import read_results
-from streamproc.kafka.topics import create_topics
 from streamproc.errors import BrokerUnavailable
+from streamproc.kafka.offsets import OffsetWatch
+from streamproc.kafka.topics import create_topics
 
 
 @pytest.fixture

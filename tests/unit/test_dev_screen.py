@@ -7,10 +7,10 @@ import io
 from aiokafka import TopicPartition
 from rich.console import Console
 
-from streamproc.kafka.offsets import Offsets
 from streamproc.dev.replay import ReplayProgress
 from streamproc.dev.results import ResultTable
 from streamproc.dev.screen import Rate, Screen, State, line, picture
+from streamproc.kafka.offsets import Offsets
 
 A0, A1, OUT, DEAD = (TopicPartition(*tp) for tp in (("a", 0), ("a", 1), ("out", 0), ("dead", 0)))
 

@@ -11,7 +11,7 @@ ROOT = Path(streamproc.__file__).parent
 
 FLOORS = {
     "_version": 0,
-    "errors": 0,
+    "errors": -1,
     "records": 0,
     "kafka": 1,
     "tables": 2,

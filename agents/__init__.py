@@ -1,0 +1,1 @@
+"""Agents of the reference application; each module is imported when the worker starts."""
