@@ -1,0 +1,14 @@
+"""Settings: one typed object, gathered from six places, with the place of each value kept."""
+
+from streamproc.settings.loading import Loaded, load, load_settings
+from streamproc.settings.model import ErrorHandling, Secret, Settings, without_password
+
+__all__ = [
+    "ErrorHandling",
+    "Loaded",
+    "Secret",
+    "Settings",
+    "load",
+    "load_settings",
+    "without_password",
+]

@@ -1,0 +1,197 @@
+"""The settings object: every setting, its type, default and meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+
+MASK = "******"
+#: What Kafka takes as a group and in a topic's name.
+NAME_PATTERN = "^[A-Za-z0-9._-]{1,200}$"
+
+Positive = Meta(gt=0)
+Port = Meta(ge=1, le=65535)
+
+
+class Secret:
+    """Text that shows in no log and no repr; ``reveal()`` gives it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        """Keep ``text``."""
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def without_password(text: str) -> str:
+    """Return text with the passwords of the URLs in it masked."""
+    return re.sub(r"(://[^:/@\s]*:)[^/\s]*@", rf"\g<1>{MASK}@", text)
+
+
+class ErrorHandling(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to records that can't be processed."""
+
+    retries: Annotated[
+        int,
+        Meta(ge=0, description="How often a record is tried again after an agent raised."),
+    ] = 3
+    dead_letters: Annotated[
+        bool,
+        Meta(description="Send rejected records to the dead-letter topic, not only count and log."),
+    ] = True
+    dead_letter_topic: Annotated[
+        str | None,
+        Meta(description="Topic of rejected records. Default: `<name>-dead-letters`."),
+    ] = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a project."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=NAME_PATTERN,
+            description="Application id and consumer group. Default: the project folder's name.",
+        ),
+    ]
+    broker_list: Annotated[
+        str | list[str],
+        Meta(description="Kafka brokers: `host:port` or `kafka://host:port`, a list or commas."),
+    ] = "127.0.0.1:9092"
+    broker_username: Annotated[
+        str | None, Meta(description="User name for Kafka (SASL). Default: no login.")
+    ] = None
+    broker_password: Annotated[
+        Secret | None, Meta(description="Password for Kafka (SASL); from the environment.")
+    ] = None
+    broker_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Meta(description="SASL mechanism that the broker asks for."),
+    ] = "PLAIN"
+    topic: Annotated[
+        str | list[str],
+        Meta(description="Source topic, or a list of them."),
+    ] = msgspec.field(default_factory=list)
+    redis: Annotated[
+        str | None,
+        Meta(description="Redis URL, or a mapping of host, port, db, username, password."),
+    ] = "redis://127.0.0.1:6379/0"
+    redis_password: Annotated[
+        Secret | None, Meta(description="Password for Redis; from the environment.")
+    ] = None
+    serialization: Annotated[
+        str, Meta(description="Codec of record values when a topic names none.")
+    ] = "json"
+    batch_size: Annotated[int, Positive, Meta(description="Most records in one batch.")] = 5000
+    buffer_bytes: Annotated[
+        int,
+        Positive,
+        Meta(description="Bytes fetched of one partition and not yet processed; then it pauses."),
+    ] = 8 * 1024 * 1024
+    commit_interval: Annotated[
+        float, Positive, Meta(description="Seconds between two checkpoints.")
+    ] = 1.0
+    error_handling: ErrorHandling = ErrorHandling()
+    partitions: Annotated[
+        int, Positive, Meta(description="Partitions of topics that the application creates.")
+    ] = 4
+    replication: Annotated[
+        int, Positive, Meta(description="Replicas of topics that the application creates.")
+    ] = 1
+    session_timeout: Annotated[
+        float,
+        Positive,
+        Meta(description="Seconds without a sign of life after which a worker counts as dead."),
+    ] = 10.0
+    web_host: Annotated[str, Meta(description="Address that the worker's web page listens on.")] = (
+        "127.0.0.1"
+    )
+    web_port: Annotated[int, Port, Meta(description="Port of the worker's web page.")] = 6066
+    data_dir: Annotated[
+        str | None,
+        Meta(description="Folder for tables, in the project folder. Default: `<name>-data`."),
+    ] = None
+
+    @property
+    def topics(self) -> list[str]:
+        """``topic`` as a list."""
+        return split(self.topic)
+
+    @property
+    def brokers(self) -> list[str]:
+        """The brokers as ``host:port`` each."""
+        return [broker.rpartition("://")[2] for broker in split(self.broker_list)]
+
+    @property
+    def broker_urls(self) -> list[str]:
+        """The brokers as URLs; ``kafka://`` where none is given."""
+        return [b if "://" in b else f"kafka://{b}" for b in split(self.broker_list)]
+
+    @property
+    def redis_url(self) -> str | None:
+        """The Redis URL with its password in it: for clients, not for logs."""
+        if self.redis is None or self.redis_password is None:
+            return self.redis
+        scheme, _, rest = self.redis.partition("://")
+        login, _, place = rest.rpartition("@")
+        if ":" in login:
+            return self.redis
+        password = quote(self.redis_password.reveal(), safe="")
+        return f"{scheme}://{login}:{password}@{place}"
+
+    @property
+    def dead_letter_topic(self) -> str | None:
+        """Topic of rejected records; None when there is none."""
+        if not self.error_handling.dead_letters:
+            return None
+        return self.error_handling.dead_letter_topic or f"{self.name}-dead-letters"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{path}={show(value)}" for path, value in flatten(self))
+        return f"Settings({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            (path, without_password(value) if isinstance(value, str) else value)
+            for path, value in flatten(self)
+        ]
+
+
+def split(value: str | list[str]) -> list[str]:
+    """Return a list, or a text with commas (or semicolons, as Faust has them), as a list."""
+    parts = re.split(r"[,;]", value) if isinstance(value, str) else value
+    return [part.strip() for part in parts if part.strip()]
+
+
+def show(value: Any) -> str:
+    """Return a value as text, secrets masked."""
+    return without_password(repr(value))
+
+
+def flatten(struct: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the path (``error_handling.retries``) and value of every setting."""
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if isinstance(value, msgspec.Struct):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
