@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from click import ClickException
 
 from streamproc.errors import ConfigurationError
-from streamproc.settings import Loaded, Settings, load, load_settings
+from streamproc.settings import Settings, load
 
 if TYPE_CHECKING:
     from streamproc.application import App
 
-__all__ = ["Loaded", "Project", "ProjectError", "Settings", "current_app", "load_settings"]
+__all__ = ["Project", "ProjectError", "current_app", "current_project"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class ProjectError(ConfigurationError, ClickException):
 
     Command lines built on click, Faust's among them, print it without a traceback.
     """
+
+    exit_code = 2
 
 
 class Project:
@@ -87,6 +89,7 @@ class Project:
             except ConfigurationError as exc:
                 raise ProjectError(str(exc)) from exc
             self._app.settings = self.settings
+            logging.getLogger("streamproc").setLevel(self.settings.log_level.upper())
             self._import_parts()
         return self._app
 
@@ -106,6 +109,7 @@ class Project:
             "broker_commit_interval": settings.commit_interval,
             "broker_session_timeout": settings.session_timeout,
             "broker_heartbeat_interval": min(3.0, settings.session_timeout / 3),
+            "consumer_auto_offset_reset": "earliest",
             "topic_partitions": settings.partitions,
             "topic_replication_factor": settings.replication,
             "web_host": settings.web_host,
@@ -164,7 +168,7 @@ def _login(settings: Settings) -> dict[str, Any]:
         "broker_credentials": SASLCredentials(
             username=settings.broker_username,
             password=password.reveal() if password else "",
-            mechanism=settings.broker_mechanism,
+            mechanism=settings.broker_sasl_mechanism,
         )
     }
 

@@ -1,0 +1,40 @@
+"""The command line: ``streamproc init | dev | replay | config | doctor``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from streamproc._version import __version__
+from streamproc.cli.config import config
+from streamproc.cli.dev import dev, replay
+from streamproc.cli.doctor import doctor
+from streamproc.cli.init import init
+from streamproc.errors import ConfigurationError, StreamprocError
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Commands whose errors of ours are one message, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException:
+            raise
+        except StreamprocError as exc:
+            failure = click.ClickException(str(exc))
+            failure.exit_code = 2 if isinstance(exc, ConfigurationError) else 1
+            raise failure from exc
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="streamproc")
+def main() -> None:
+    """Stream processing with Kafka and Redis. Workers start with: faust -A streamproc worker"""
+
+
+for _command in (init, dev, replay, config, doctor):
+    main.add_command(_command)

@@ -1,11 +1,12 @@
 """Settings: one typed object, gathered from six places, with the place of each value kept."""
 
 from streamproc.settings.loading import Loaded, load, load_settings
-from streamproc.settings.model import ErrorHandling, Secret, Settings, without_password
+from streamproc.settings.model import ErrorHandling, SampleData, Secret, Settings, without_password
 
 __all__ = [
     "ErrorHandling",
     "Loaded",
+    "SampleData",
     "Secret",
     "Settings",
     "load",

@@ -48,6 +48,7 @@ class Setting:
     default: Any
     description: str
     is_secret: bool
+    can_be_none: bool
 
     @property
     def env(self) -> str:
@@ -71,7 +72,8 @@ def _settings_of(struct: Any, prefix: str = "") -> Iterator[Setting]:
             type=field.type,
             default=None if default is msgspec.NODEFAULT else default,
             description=_description(field.type),
-            is_secret=_mentions_secret(info.type),
+            is_secret=_mentions(info.type, Secret),
+            can_be_none=_mentions(info.type, None),
         )
 
 
@@ -82,12 +84,15 @@ def _description(annotated: Any) -> str:
     return ""
 
 
-def _mentions_secret(info: Any) -> bool:
+def _mentions(info: Any, kind: Any) -> bool:
+    """Whether values of a type may be of this kind (None: may be None)."""
     if isinstance(info, msgspec.inspect.Metadata):
-        return _mentions_secret(info.type)
+        return _mentions(info.type, kind)
     if isinstance(info, msgspec.inspect.UnionType):
-        return any(_mentions_secret(part) for part in info.types)
-    return isinstance(info, msgspec.inspect.CustomType) and info.cls is Secret
+        return any(_mentions(part, kind) for part in info.types)
+    if kind is None:
+        return isinstance(info, msgspec.inspect.NoneType)
+    return isinstance(info, msgspec.inspect.CustomType) and info.cls is kind
 
 
 #: Every setting by its path, in the order of the settings object.
@@ -107,3 +112,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         return synonym
     close = difflib.get_close_matches(lowered, known, 1, 0.6)
     return close[0] if close else None
+
+
+def markdown_table() -> str:
+    """Return all settings as a table for documents."""
+    rows = ["| setting | default | environment | meaning |", "|---|---|---|---|"]
+    for setting in CATALOG.values():
+        default = "" if setting.default in (None, []) else f"`{_as_yaml(setting.default)}`"
+        cells = (f"`{setting.path}`", default, f"`{setting.env}`", setting.description)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -30,7 +30,7 @@ from streamproc.settings.layers import (
 from streamproc.settings.model import MASK, NAME_PATTERN, Secret, Settings, show, split
 
 _VARIABLE = re.compile(r"\$(\$?)\{(\w+)(?::-([^}]*))?\}")
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 DEFAULT = "default"
 
 
@@ -121,10 +121,6 @@ class _Resolution:
                 elif rank == 0:
                     chosen[path] = converted
                     self._origins[path] = value.place
-        if "name" not in chosen:
-            chosen["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", self._folder.name) or "streamproc"
-            if self._origins["name"] == DEFAULT:
-                self._origins["name"] = "default (the folder's name)"
         if self._problems:
             raise ConfigurationError(_listed(self._folder, self._problems))
         settings = msgspec.convert(_nest(chosen), Settings, dec_hook=_secret)
@@ -148,6 +144,8 @@ class _Resolution:
             is_text = raw != value.raw
         if used:
             self._warn_of_secrets(setting, value, is_text)
+        if is_text and raw == "" and setting.can_be_none:
+            return None, None
         if setting.path == "redis" and isinstance(raw, Mapping):
             raw = _redis_url(raw)
         try:

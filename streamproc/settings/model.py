@@ -63,6 +63,31 @@ class ErrorHandling(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class SampleData(msgspec.Struct, frozen=True, kw_only=True):
+    """What `streamproc dev` replays."""
+
+    file: Annotated[
+        str | None,
+        Meta(description="File that `streamproc dev` replays, in the project folder."),
+    ] = None
+    topic: Annotated[
+        str | None, Meta(description="Topic it goes to. Default: the source topic.")
+    ] = None
+    key: Annotated[str | None, Meta(description="Its column whose value is the record key.")] = None
+    timestamp: Annotated[str | None, Meta(description="Its column with the event time.")] = None
+
+
+class SampleData(msgspec.Struct, frozen=True, kw_only=True):
+    """Data that `streamproc dev` and `streamproc replay` send to the source topic."""
+
+    file: Annotated[
+        str | None,
+        Meta(description="CSV or JSON lines, in the project folder, for `streamproc dev`."),
+    ] = None
+    key: Annotated[str | None, Meta(description="Field whose value is the record key.")] = None
+    timestamp: Annotated[str | None, Meta(description="Field with the event time.")] = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a project."""
 
@@ -70,9 +95,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=NAME_PATTERN,
-            description="Application id and consumer group. Default: the project folder's name.",
+            description="Application id and consumer group.",
         ),
-    ]
+    ] = "streamproc"
     broker_list: Annotated[
         str | list[str],
         Meta(description="Kafka brokers: `host:port` or `kafka://host:port`, a list or commas."),
@@ -83,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_password: Annotated[
         Secret | None, Meta(description="Password for Kafka (SASL); from the environment.")
     ] = None
-    broker_mechanism: Annotated[
+    broker_sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
         Meta(description="SASL mechanism that the broker asks for."),
     ] = "PLAIN"
@@ -111,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Positive, Meta(description="Seconds between two checkpoints.")
     ] = 1.0
     error_handling: ErrorHandling = ErrorHandling()
+    sample: SampleData = SampleData()
     partitions: Annotated[
         int, Positive, Meta(description="Partitions of topics that the application creates.")
     ] = 4
@@ -130,6 +156,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="Folder for tables, in the project folder. Default: `<name>-data`."),
     ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Least level of streamproc's own log lines; `faust -l` limits all."),
+    ] = "info"
+    sample: SampleData = SampleData()
 
     @property
     def topics(self) -> list[str]:

@@ -1,0 +1,5 @@
+"""``python -m streamproc.cli``."""
+
+from streamproc.cli import main
+
+main(prog_name="streamproc")
