@@ -32,6 +32,11 @@ PARTS = ("models", "agents")
 MARKS = ("settings.py", "config.yaml", "agents", "agents.py")
 
 
+def project_folder() -> Path:
+    """Return the folder that ``STREAMPROC_PROJECT`` names, else the current one."""
+    return Path(os.environ.get("STREAMPROC_PROJECT") or ".").absolute()
+
+
 class ProjectError(ConfigurationError, ClickException):
     """A project can't be used as it is.
 
@@ -50,7 +55,7 @@ class Project:
         Raises:
             ProjectError: Nothing in it looks like a project, or the settings are wrong.
         """
-        self.folder = Path(folder or os.environ.get("STREAMPROC_PROJECT") or ".").absolute()
+        self.folder = Path(folder).absolute() if folder else project_folder()
         if not any((self.folder / mark).exists() for mark in MARKS):
             raise ProjectError(
                 f"{self.folder} is no project folder: it has no settings.py, config.yaml or "

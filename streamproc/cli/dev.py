@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from streamproc.errors import ConfigurationError
-from streamproc.project import Project
-from streamproc.settings import Settings
+from streamproc.project import Project, project_folder
+from streamproc.settings import Settings, load_settings
 
 
 @click.command()
@@ -70,7 +70,7 @@ def _sample(project: Project) -> Any:
         return None
     return Sample(
         path=project.folder / sample.file,
-        topic=_source_topic(project.settings),
+        topic=sample.topic or _source_topic(project.settings),
         key=sample.key,
         timestamp=sample.timestamp,
     )
@@ -87,21 +87,32 @@ def _sample(project: Project) -> Any:
 )
 @click.option("--key", help="Field whose value is the record key.")
 @click.option("--timestamp", help="Field with the event time.")
+@click.option(
+    "--format", type=click.Choice(["csv", "ndjson"]), help="When the file's name doesn't tell."
+)
+@click.option("--broker", help="host:port. [default: the project's broker_list]")
 def replay(
-    file: str | None, topic: str | None, rate: float, key: str | None, timestamp: str | None
+    file: str | None,
+    topic: str | None,
+    rate: float,
+    key: str | None,
+    timestamp: str | None,
+    format: str | None,
+    broker: str | None,
 ) -> None:
-    """Send the records of FILE (CSV, JSON lines) to a topic.
+    """Send the records of FILE (CSV, JSON lines, .gz too) to a topic.
 
     Without FILE the project's sample data is sent.
     """
     from streamproc.dev.replay import replay_with_bar
 
-    project = Project()
-    settings = project.settings
+    folder = project_folder()
+    settings = load_settings(folder, **({"broker_list": broker} if broker else {}))
     if file is None:
         if settings.sample.file is None:
             raise click.UsageError("Name a FILE; the project's settings have no sample.file.")
-        file = str(project.folder / settings.sample.file)
+        file = str(folder / settings.sample.file)
+        topic = topic or settings.sample.topic
         key, timestamp = key or settings.sample.key, timestamp or settings.sample.timestamp
     replay_with_bar(
         file,
@@ -110,6 +121,7 @@ def replay(
         rate=rate,
         key=key,
         timestamp=timestamp,
+        format=format,
         partitions=settings.partitions,
     )
 

@@ -77,26 +77,12 @@ class SampleData(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: Annotated[str | None, Meta(description="Its column with the event time.")] = None
 
 
-class SampleData(msgspec.Struct, frozen=True, kw_only=True):
-    """Data that `streamproc dev` and `streamproc replay` send to the source topic."""
-
-    file: Annotated[
-        str | None,
-        Meta(description="CSV or JSON lines, in the project folder, for `streamproc dev`."),
-    ] = None
-    key: Annotated[str | None, Meta(description="Field whose value is the record key.")] = None
-    timestamp: Annotated[str | None, Meta(description="Field with the event time.")] = None
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a project."""
 
     name: Annotated[
         str,
-        Meta(
-            pattern=NAME_PATTERN,
-            description="Application id and consumer group.",
-        ),
+        Meta(pattern=NAME_PATTERN, description="Application id and consumer group."),
     ] = "streamproc"
     broker_list: Annotated[
         str | list[str],
@@ -160,7 +146,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         Meta(description="Least level of streamproc's own log lines; `faust -l` limits all."),
     ] = "info"
-    sample: SampleData = SampleData()
 
     @property
     def topics(self) -> list[str]:
