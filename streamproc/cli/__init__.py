@@ -11,7 +11,7 @@ from streamproc.cli.config import config
 from streamproc.cli.dev import dev, replay
 from streamproc.cli.doctor import doctor
 from streamproc.cli.init import init
-from streamproc.errors import ConfigurationError, StreamprocError
+from streamproc.errors import StreamprocError
 
 __all__ = ["main"]
 
@@ -25,9 +25,7 @@ class _Commands(click.Group):
         except click.ClickException:
             raise
         except StreamprocError as exc:
-            failure = click.ClickException(str(exc))
-            failure.exit_code = 2 if isinstance(exc, ConfigurationError) else 1
-            raise failure from exc
+            raise click.ClickException(str(exc)) from exc
 
 
 @click.group(cls=_Commands)

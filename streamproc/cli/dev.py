@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,15 +31,17 @@ def dev(workers: int, once: bool, rate: float | None, kafka: str, redis: str, cl
     """Run the project on servers of its own, and show what happens."""
     from streamproc.dev import demo
 
+    if clean:
+        demo.clean(Path(os.environ.get("STREAMPROC_PROJECT") or ".").absolute())
+        return
     own = _own_servers(kafka, redis)
     project = Project(**own)
-    if clean:
-        demo.clean(project.folder)
-        return
     if kafka in ("embedded", "apache"):
         os.environ["STREAMPROC_BROKER_USERNAME"] = ""
     if redis == "embedded":
         os.environ["STREAMPROC_REDIS_PASSWORD"] = ""
+    if kafka == "embedded" and project.loaded.origins["session_timeout"] == DEFAULT:
+        os.environ["STREAMPROC_SESSION_TIMEOUT"] = _EMBEDDED_SESSION
     options = demo.DevOptions(
         folder=project.folder,
         workers=workers,
@@ -107,7 +110,8 @@ def replay(
     from streamproc.dev.replay import replay_with_bar
 
     folder = project_folder()
-    settings = load_settings(folder, **({"broker_list": broker} if broker else {}))
+    arguments: dict[str, Any] = {"broker_list": broker} if broker else {}
+    settings = load_settings(folder, **arguments)
     if file is None:
         if settings.sample.file is None:
             raise click.UsageError("Name a FILE; the project's settings have no sample.file.")
@@ -117,7 +121,7 @@ def replay(
     replay_with_bar(
         file,
         bootstrap=",".join(settings.brokers),
-        topic=topic or _source_topic(settings),
+        topic=topic or settings.sample.topic or _source_topic(settings),
         rate=rate,
         key=key,
         timestamp=timestamp,

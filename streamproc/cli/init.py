@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from streamproc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 _SUFFIX = ".tmpl"
 
