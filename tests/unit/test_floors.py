@@ -19,12 +19,12 @@ FLOORS = {
     "streams": 3,
     "sources": 4,
     "sinks": 4,
-    "settings": 6,
-    "project": 6,
+    "settings": 5,
     "application": 6,
-    "dev": 7,
-    "cli": 8,
-    "__main__": 9,
+    "project": 7,
+    "dev": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
