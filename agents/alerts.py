@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from agents.topics import clean_readings
-from models import Alert, CleanReading
+from models import Alert
 from streamproc import Stream, app
 from streamproc.sinks import RedisStream
 
@@ -13,7 +13,7 @@ MIN_PRESSURE = 2.0  # bar
 
 
 @app.agent(clean_readings, sink=[RedisStream("alerts", max_length=1000)])
-async def alert(stream: Stream[CleanReading]) -> AsyncIterator[Alert]:
+async def alert(stream: Stream) -> AsyncIterator[Alert]:
     async for reading in stream:
         if reading.pressure < MIN_PRESSURE:
             yield Alert(

@@ -11,16 +11,17 @@ MIN_BATTERY = 2.5  # volts; below it a meter measures nonsense
 
 
 def is_plausible(reading: Reading) -> bool:
-    powered = reading.battery is None or reading.battery >= MIN_BATTERY
-    return powered and reading.flow <= MAX_FLOW
+    has_power = reading.battery is None or reading.battery >= MIN_BATTERY
+    return has_power and reading.flow <= MAX_FLOW
 
 
 @app.agent(readings)
 async def clean(stream: Stream) -> None:
     async for batch in stream.batches():
+        source = f"{batch.topic}-{batch.partition}"
         good = [
-            CleanReading(**reading.asdict(), partition=batch.partition, offset=offset)
+            CleanReading(**reading.asdict(), source=source, offset=offset)
             for offset, reading in zip(batch.offsets, batch, strict=True)
-            if is_plausible(reading)
+            if reading is not None and is_plausible(reading)
         ]
         await clean_readings.send_batch(good, keys=[reading.sensor_id for reading in good])

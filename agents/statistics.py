@@ -38,21 +38,21 @@ end
 return count - before
 """
 
-statistics = RedisScript(ADD_READINGS, keys=["stats:{sensor_id}"], args=["partition", "readings"])
+statistics = RedisScript(ADD_READINGS, keys=["stats:{sensor_id}"], args=["source", "readings"])
 
 
 def runs_of(batch: Batch[CleanReading]) -> list[SensorRun]:
     """Group the readings of a batch by meter, so that each takes one call of the script."""
-    runs = defaultdict(list)
+    runs: dict[tuple[str, str], list[tuple[int, float, str]]] = defaultdict(list)
     for reading in batch:
         time = reading.at.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-        run = runs[reading.sensor_id, reading.partition]
+        run = runs[reading.sensor_id, reading.source]
         run.append((reading.offset, reading.flow, time))
-    return [SensorRun(sensor_id, partition, run) for (sensor_id, partition), run in runs.items()]
+    return [SensorRun(sensor_id, source, run) for (sensor_id, source), run in runs.items()]
 
 
 @app.agent(clean_readings, sink=[statistics])
-async def keep_statistics(stream: Stream[CleanReading]) -> AsyncIterator[SensorRun]:
+async def keep_statistics(stream: Stream) -> AsyncIterator[SensorRun]:
     async for batch in stream.batches():
         for run in runs_of(batch):
             yield run

@@ -21,9 +21,9 @@ class Reading(Record, event_time="at"):
 
 
 class CleanReading(Reading, kw_only=True):
-    """A reading worth counting, and its place in ``readings``, which tells repeats apart."""
+    """A reading worth counting, and where it came from, which tells repeats apart."""
 
-    partition: int
+    source: str  # topic and partition
     offset: int
 
 
@@ -31,7 +31,7 @@ class SensorRun(Record):
     """The readings of one meter in a batch: (offset, flow, time as text) each."""
 
     sensor_id: str
-    partition: int
+    source: str
     readings: list[tuple[int, float, str]]
 
 
