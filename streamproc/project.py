@@ -43,8 +43,6 @@ class ProjectError(ConfigurationError, ClickException):
     Command lines built on click, Faust's among them, print it without a traceback.
     """
 
-    exit_code = 2
-
 
 class Project:
     """A folder with ``settings.py``, ``config.yaml``, ``.env``, ``models/`` and ``agents/``."""

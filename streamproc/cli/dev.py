@@ -12,6 +12,10 @@ import click
 from streamproc.errors import ConfigurationError
 from streamproc.project import Project, project_folder
 from streamproc.settings import Settings, load_settings
+from streamproc.settings.loading import DEFAULT
+
+#: Seconds; joining a group takes half of it on the embedded broker.
+_EMBEDDED_SESSION = "6"
 
 
 @click.command()
