@@ -75,7 +75,7 @@ class Plant:
 
     def start_worker(self, group: str = GROUP) -> harness.Worker:
         env = {**self._env, "STREAMPROC_NAME": group}
-        return self._worker(module="streamproc", cwd=ROOT, env=env)
+        return self._worker(module="streamproc", cwd=ROOT, env=env, ready=True)
 
     def replay(self, first: int = 0, last: int | None = None) -> None:
         """Send the rows ``first`` to ``last`` of the sample."""
