@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from streamproc import sinks
     from streamproc.application import App
     from streamproc.records import Record
-    from streamproc.sources.reader import KafkaReader
     from streamproc.sinks.writer import RedisWriter
+    from streamproc.sources.reader import KafkaReader
     from streamproc.streams.agent import Agent
     from streamproc.streams.batch import Batch
     from streamproc.streams.stream import Stream
@@ -38,7 +38,19 @@ _ORIGINS = {
     "Topic": "streamproc.streams.topic",
 }
 
-__all__ = ["__version__", "app", "sinks", *_ORIGINS]
+__all__ = [
+    "Agent",
+    "App",
+    "Batch",
+    "KafkaReader",
+    "Record",
+    "RedisWriter",
+    "Stream",
+    "Topic",
+    "__version__",
+    "app",
+    "sinks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -89,7 +89,7 @@ class App(faust.App):  # type: ignore[misc]
             self, (dead_letter_topic or f"{id}-dead-letters") if dead_letters else None
         )
         self.checkpoint = Checkpoint(self)
-        self._sinks: list[Any] = []
+        self._sinks: dict[Any, asyncio.Future[None]] = {}
         for name, value in DEFAULTS.items():
             options.setdefault(name, value)
         options.setdefault("Stream", Stream)
@@ -117,10 +117,11 @@ class App(faust.App):  # type: ignore[misc]
 
     async def open_sink(self, sink: Any) -> None:
         """Open a sink and flush it in every checkpoint; again for the same sink is free."""
-        if sink not in self._sinks:
-            self._sinks.append(sink)
-            await sink.open(self)
-            self.checkpoint.add(sink)
+        opening = self._sinks.get(sink)
+        if opening is None:
+            opening = self._sinks[sink] = asyncio.ensure_future(sink.open(self))
+        await opening
+        self.checkpoint.add(sink)
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
         await consumer.wait_empty()

@@ -44,7 +44,7 @@ class BrokerUnavailable(StreamprocError):
 
 
 class ServerNotInstalled(StreamprocError):
-    """A server for development (Kafka or Redis) isn't there and no wheel of it fits this machine."""
+    """A server for development (Kafka, Redis) isn't there and no wheel of it fits."""
 
 
 class ServerFailed(StreamprocError):

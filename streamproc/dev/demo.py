@@ -16,13 +16,13 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from streamproc.dev.facts import ProjectFacts, read_facts
-from streamproc.kafka.offsets import OffsetWatch
 from streamproc.dev.replay import ReplayProgress, replay
 from streamproc.dev.results import read_results
 from streamproc.dev.screen import Screen, State, result_table
 from streamproc.dev.stack import STATE_FOLDER, Addresses, Stack
-from streamproc.kafka.topics import create_topics
 from streamproc.errors import SinkUnavailable
+from streamproc.kafka.offsets import OffsetWatch
+from streamproc.kafka.topics import create_topics
 
 #: Seconds between two looks at everything.
 _INTERVAL = 0.25

@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streamproc.kafka.offsets import Offsets
 from streamproc.dev.replay import ReplayProgress
 from streamproc.dev.results import ResultTable
+from streamproc.kafka.offsets import Offsets
 
 if TYPE_CHECKING:
     from typing_extensions import Self

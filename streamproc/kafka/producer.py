@@ -25,6 +25,8 @@ from streamproc.kafka.fetch import Headers
 #: Keys whose partition is remembered; murmur2 in Python costs several µs a key.
 PARTITION_CACHE_SIZE = 100_000
 
+NO_HEADERS: list[tuple[str, bytes]] = []
+
 
 class ProducerBuffer(FaustProducerBuffer):  # type: ignore[misc]
     """Messages sent by synchronous code (tables), with a flush that waits for all of them.
@@ -179,15 +181,18 @@ class Producer(driver.Producer):  # type: ignore[misc]
         builder = producer.create_batch()
         append = builder.append
         for row in rows:
-            key = keys[row] if keys is not None else None
-            timestamp = timestamps[row] if timestamps is not None else None
-            head = (headers[row] or ()) if headers is not None else ()
-            if append(timestamp=timestamp, key=key, value=values[row], headers=head) is None:
+            record = {
+                "key": keys[row] if keys is not None else None,
+                "value": values[row],
+                "timestamp": timestamps[row] if timestamps is not None else None,
+                "headers": list(headers[row] or ()) if headers is not None else NO_HEADERS,
+            }
+            if append(**record) is None:
                 await self._send_builder(builder, topic, partition)
                 # An empty batch takes a record of any size.
                 builder = producer.create_batch()
                 append = builder.append
-                append(timestamp=timestamp, key=key, value=values[row], headers=head)
+                append(**record)
         if builder.record_count():
             await self._send_builder(builder, topic, partition)
 

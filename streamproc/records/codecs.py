@@ -32,6 +32,7 @@ FAILURES = (
     ValueError,
     TypeError,
     KeyError,
+    AttributeError,
     RecursionError,
     OverflowError,
     InvalidOperation,
@@ -67,9 +68,7 @@ def batch_decoder(codec: Codec, declared: Any) -> BatchDecoder:
     return decode_column
 
 
-def _one_by_one(
-    decode: Decoder, column: Column
-) -> tuple[Column, list[tuple[int, DecodeError]]]:
+def _one_by_one(decode: Decoder, column: Column) -> tuple[Column, list[tuple[int, DecodeError]]]:
     decoded: Column = []
     errors: list[tuple[int, DecodeError]] = []
     for row, payload in enumerate(column):

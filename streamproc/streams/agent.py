@@ -6,6 +6,7 @@ Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 from typing import Any
 
 import faust.agents.agent
@@ -15,6 +16,7 @@ from faust.types import AgentT, ChannelT
 from mode.utils.futures import maybe_async
 from mode.utils.text import want_str
 
+from streamproc.errors import SinkError
 from streamproc.streams.stream import Stream
 
 
@@ -36,26 +38,40 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         await super().on_start()
 
     async def _execute_actor(self, coro: Any, aref: Any) -> None:
+        """Run the agent function, again after each failure, on the same stream."""
         _current_agent.set(self)
-        try:
-            await coro
-        except asyncio.CancelledError as exc:
-            if self.should_stop:
-                raise
-            await aref.crash(exc)
-            self.supervisor.wakeup()
-        except Exception as exc:
-            await self._on_failure(exc, aref)
+        while True:
+            try:
+                await coro
+            except asyncio.CancelledError as exc:
+                if self.should_stop:
+                    raise
+                await self._crash(exc, aref)
+            except Exception as exc:  # noqa: BLE001 - user code may raise anything
+                if await self._is_handled(exc, aref):
+                    coro = self._run_again(aref)
+                    continue
+                await self._crash(exc, aref)
+            return
 
-    async def _on_failure(self, error: Exception, aref: Any) -> None:
-        self.log.exception("Agent %s raised: %r", self.name, error)
+    async def _crash(self, error: BaseException, aref: Any) -> None:
+        await aref.crash(error)
+        self.supervisor.wakeup()
+
+    async def _is_handled(self, error: Exception, aref: Any) -> bool:
+        """See that what the agent failed at is given again or rejected."""
+        self.log.error("Agent %s raised: %r", self.name, error, exc_info=error)
         if self._on_error is not None:
             await self._on_error(self, error)
         stream = aref.stream.get_active_stream()
-        if isinstance(stream, Stream) and stream.reads_batches:
-            await stream.on_failure(self.name, error)
-        await aref.crash(error)
-        self.supervisor.wakeup()
+        if not (isinstance(stream, Stream) and stream.reads_batches):
+            return False
+        await stream.on_failure(self.name, error)
+        return True
+
+    def _run_again(self, aref: Any) -> Any:
+        result = aref.it = self.fun(aref.stream)
+        return self._slurp(aref, aiter(result)) if isinstance(result, AsyncIterable) else result
 
     async def _slurp(self, res: Any, it: Any) -> None:
         """Drive an agent that yields: reply to who asked, and pass results to the sinks."""
@@ -104,4 +120,18 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
             await self._reply(event.key, value, want_str(reply_to), want_str(correlation_id or b""))
 
 
-__all__ = ["Agent", "current_agent"]
+async def open_in_agent(sink: Any) -> None:
+    """Open a sink for the App of the agent that is running.
+
+    Raises:
+        SinkError: It isn't called from an agent.
+    """
+    agent = current_agent()
+    if agent is None:
+        raise SinkError(
+            f"{type(sink).__name__} is used outside of an agent: await app.open_sink(sink) first"
+        )
+    await agent.app.open_sink(sink)
+
+
+__all__ = ["Agent", "current_agent", "open_in_agent"]

@@ -24,6 +24,9 @@ from streamproc.streams.batch import Batch
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
 
+#: Seconds before an agent is run again that failed without a record in hand.
+IDLE_BACKOFF = 1.0
+
 
 class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     """A Faust message that knows its place in a delivery, for acks by hand."""
@@ -37,6 +40,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._delivery: Delivery | None = None
         self._row = 0
+        self._end_row = 0
         self._open: list[Span] = []
         self._event: Any = None
         self._event_at: tuple[Delivery | None, int] = (None, -1)
@@ -159,7 +163,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
                 for delivery, start, end in spans:
                     values = delivery.values
                     progress = delivery.progress
-                    self._delivery = delivery
+                    self._delivery, self._end_row = delivery, end
                     self.events_total += end - start
                     if processors or self.join_strategy:
                         for row in range(start, end):
@@ -193,7 +197,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
                 redo = self._redo.pop()
                 span = redo[0] if redo else await self._take_shared()
                 delivery, row, _ = span
-                self._delivery, self._row = delivery, row
+                self._delivery, self._row, self._end_row = delivery, row, row + 1
                 self.events_total += 1
                 try:
                     value = await self._process(delivery.values[row])
@@ -367,9 +371,9 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
             delivery, row = self._delivery, self._row
             if self.concurrency_index is not None:
                 delivery.ack(row)
-            elif row + 1 < len(delivery):
-                self._redo.first([Span(delivery, row + 1, len(delivery))])
             else:
+                if row + 1 < self._end_row:
+                    self._redo.first([Span(delivery, row + 1, self._end_row)])
                 await self._finish(Span(delivery, row, row + 1))
             self._delivery = None
         _current_event.set(self._current)
@@ -427,13 +431,11 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         elif delivery is not None:
             row = self._row
             spans = [Span(delivery, row, row + 1)]
-            shared = self.concurrency_index is not None or not self.enable_acks
-            rest = (
-                [Span(delivery, row + 1, len(delivery))]
-                if row + 1 < len(delivery) and not shared
-                else []
-            )
+            follows = row + 1 < self._end_row
+            rest = [Span(delivery, row + 1, self._end_row)] if follows else []
         else:
+            # It failed before or between records: there is nothing to reject.
+            await asyncio.sleep(IDLE_BACKOFF)
             return
         self._open, self._delivery = [], None
         for span in self._redo.failed(spans, rest):
@@ -447,6 +449,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
     async def _pause(self, seconds: float, delivery: Delivery) -> None:
         until = monotonic() + seconds
+        # Neither a revoked partition nor a stop has an event to wait for.
         while monotonic() < until and not delivery.progress.closed and not self.should_stop:
             await asyncio.sleep(min(0.05, seconds))
 

@@ -21,6 +21,7 @@ from streamproc.sinks.redis.link import (
 )
 from streamproc.sinks.redis.resp import Command
 from streamproc.sinks.redis.values import Run
+from streamproc.streams.agent import open_in_agent
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -197,9 +198,11 @@ class RedisSink(Sink):
         """Accept values: Records, dicts, (key, value) pairs or a Batch; wait while full.
 
         Raises :class:`SinkError` for values that don't fit the sink (a missing field, a type
-        that Redis has no form for); the others of the run are accepted all the same.
+        that Redis has no form for); the others of the run are accepted all the same. A sink
+        that an agent writes to is opened by its first write.
         """
-        self._opened()
+        if self._link is None:
+            await open_in_agent(self)
         failures = _Failures()
         for run in Run.of(values).slices(_SLICE):
             while self.pending_bytes >= self._options["buffer_bytes"]:
@@ -328,7 +331,7 @@ class RedisSink(Sink):
 
     def _opened(self) -> Link:
         if self._link is None:
-            raise SinkError(f"{type(self).__name__} is not open; call open(app) before using it")
+            raise SinkError(f"{type(self).__name__} is not open: await app.open_sink(sink)")
         return self._link
 
 

@@ -1,0 +1,286 @@
+"""Looking at a Kafka cluster from outside: does it answer, what is in it, who reads it.
+
+Ends of partitions are the high watermarks of fetch responses; see
+:mod:`streamproc.kafka.offsets`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+#: ApiVersions 0 with this correlation id and no client id: every broker answers it, also
+#: before a login.
+_CORRELATION = 0x73747265
+_HELLO = struct.pack(">ihhih", 10, 18, 0, _CORRELATION, -1)
+_LOGIN_REFUSED = (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+_DEAD_STATES = ("Dead", "Empty", "")
+
+
+class Answer(Enum):
+    """How what is at an address answers."""
+
+    KAFKA = "a Kafka broker"
+    NOBODY = "nobody"
+    SILENT = "something that accepts connections and says nothing"
+    CLOSES = "something that closes the connection"
+    REDIS = "a Redis server"
+    WEB = "a web server"
+    TLS = "something that speaks TLS"
+    OTHER = "something that is no Kafka broker"
+
+
+@dataclass(frozen=True)
+class Login:
+    """User, password and SASL mechanism."""
+
+    user: str
+    password: str = field(repr=False)
+    mechanism: str = "PLAIN"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of aiokafka's clients."""
+        return {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.user,
+            "sasl_plain_password": self.password,
+        }
+
+
+@dataclass
+class TopicState:
+    """One topic."""
+
+    #: End of each partition: the offset after its last record.
+    ends: dict[int, int]
+    #: Records that came while we looked.
+    new: int = 0
+    #: Timestamp of the newest record that was found, ms since 1970.
+    newest: int | None = None
+
+    @property
+    def end(self) -> int:
+        """Sum of the ends."""
+        return sum(self.ends.values())
+
+
+@dataclass
+class GroupState:
+    """A consumer group."""
+
+    #: ``Stable``, ``PreparingRebalance``, ``Empty``...; empty when there's no such group.
+    state: str = ""
+    members: int = 0
+    #: Committed offset by topic and partition; -1: none.
+    committed: dict[tuple[str, int], int] = field(default_factory=dict)
+    #: Records committed while we looked.
+    progress: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it has members."""
+        return self.members > 0 and self.state not in _DEAD_STATES
+
+
+async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answer, str]:
+    """Say hello in Kafka's way; return who answers and, when nobody does, why.
+
+    Args:
+        host: Name or address.
+        port: TCP port.
+        timeout: Seconds for the connection, and again for the answer.
+    """
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout)
+    except asyncio.TimeoutError:
+        return Answer.NOBODY, f"no connection within {timeout:g} s"
+    except OSError as exc:
+        return Answer.NOBODY, exc.strerror or str(exc)
+    try:
+        writer.write(_HELLO)
+        reply = await asyncio.wait_for(reader.readexactly(8), timeout)
+    except asyncio.TimeoutError:
+        return Answer.SILENT, ""
+    except asyncio.IncompleteReadError as exc:
+        reply = exc.partial
+    except OSError:
+        return Answer.CLOSES, ""
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return _recognize(reply), ""
+
+
+def _recognize(reply: bytes) -> Answer:
+    if not reply:
+        return Answer.CLOSES
+    if reply[4:] == struct.pack(">i", _CORRELATION):
+        return Answer.KAFKA
+    if reply.startswith((b"-ERR", b"-DENIED", b"-NOAUTH")):
+        return Answer.REDIS
+    if reply.startswith(b"HTTP"):
+        return Answer.WEB
+    return Answer.TLS if reply[:2] in (b"\x15\x03", b"\x16\x03") else Answer.OTHER
+
+
+async def try_login(host: str, port: int, login: Login | None, timeout: float = 5.0) -> str | None:
+    """Log in and ask for the cluster; return why the broker refuses, None when it doesn't."""
+    options = login.options if login else {}
+    try:
+        connection = await create_conn(
+            host, port, request_timeout_ms=int(timeout * 1000), **options
+        )
+    except _LOGIN_REFUSED as exc:
+        return str(exc)
+    except (KafkaError, OSError, asyncio.TimeoutError) as exc:
+        return f"it ended the connection ({exc or type(exc).__name__})"
+    try:
+        await connection.send(MetadataRequest([]))
+    except (KafkaError, OSError, asyncio.TimeoutError):
+        return "it ended the connection" + ("" if login else ": it seems to ask for a login")
+    finally:
+        connection.close()
+    return None
+
+
+class Inspector:
+    """Looks at topics and a group of a cluster that answers; reads only what it must."""
+
+    def __init__(self, bootstrap: str, login: Login | None = None) -> None:
+        """Ask the brokers ``host:port,host:port``."""
+        options = {"bootstrap_servers": bootstrap, **(login.options if login else {})}
+        self._admin = AIOKafkaAdminClient(request_timeout_ms=10_000, **options)
+        self._consumer = AIOKafkaConsumer(
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            request_timeout_ms=10_000,
+            **options,
+        )
+
+    async def __aenter__(self) -> Inspector:
+        try:
+            await self._admin.start()
+            await self._consumer.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+        await self._admin.close()
+
+    async def brokers(self) -> int:
+        """Return how many brokers the cluster has."""
+        return len((await self._admin.describe_cluster())["brokers"])
+
+    async def topic_names(self) -> set[str]:
+        """Return the names of all topics, so that none is created by asking for it."""
+        return set(await self._admin.list_topics())
+
+    async def topics(
+        self, names: Iterable[str], group: str, seconds: float
+    ) -> tuple[dict[str, TopicState], GroupState]:
+        """Look at topics that exist, and at how far ``group`` is, for ``seconds``."""
+        partitions = await self._partitions(names)
+        if not partitions:
+            return {}, await self.group(group, [])
+        self._consumer.assign(partitions)
+        first = await self._ends(partitions, timeout=10.0)
+        before = await self.group(group, partitions)
+        for tp, end in first.items():
+            self._consumer.seek(tp, max(0, end - 1))
+        newest = await self._newest(seconds)
+        last = await self._ends(partitions, timeout=1.0)
+        after = await self.group(group, partitions)
+        after.progress = _total(after) - _total(before)
+        return _topic_states(first, last, newest), after
+
+    async def _partitions(self, names: Iterable[str]) -> list[TopicPartition]:
+        described = await self._admin.describe_topics(sorted(names))
+        return [
+            TopicPartition(topic["topic"], partition["partition"])
+            for topic in described
+            for partition in topic["partitions"]
+        ]
+
+    async def _ends(
+        self, partitions: list[TopicPartition], timeout: float
+    ) -> dict[TopicPartition, int]:
+        """Return the high watermarks, as far as they are known in time."""
+        deadline = time.monotonic() + timeout
+        ends: dict[TopicPartition, int] = {}
+        while len(ends) < len(partitions) and time.monotonic() < deadline:
+            await self._consumer.getmany(timeout_ms=50, max_records=1)
+            known = {tp: self._consumer.highwater(tp) for tp in partitions}
+            ends = {tp: end for tp, end in known.items() if end is not None}
+        return ends
+
+    async def _newest(self, seconds: float) -> dict[str, int]:
+        """Read for ``seconds``; return the latest timestamp of each topic."""
+        newest: dict[str, int] = {}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found: Mapping[TopicPartition, list[Any]] = await self._consumer.getmany(timeout_ms=100)
+            for tp, records in found.items():
+                newest[tp.topic] = max(newest.get(tp.topic, 0), *(r.timestamp for r in records))
+        return newest
+
+    async def group(self, name: str, partitions: list[TopicPartition]) -> GroupState:
+        """Return the state of a group and what it has committed of ``partitions``."""
+        state = GroupState()
+        try:
+            for reply in await self._admin.describe_consumer_groups([name]):
+                for _error, _name, found, _kind, _protocol, members, *_ in reply.groups:
+                    state.state, state.members = found, len(members)
+            if partitions:
+                # Partitions are named because the embedded broker can't list them.
+                offsets = await self._admin.list_consumer_group_offsets(name, partitions=partitions)
+                state.committed = {(tp.topic, tp.partition): o.offset for tp, o in offsets.items()}
+        except KafkaError:
+            return state  # a group that never had a member has no coordinator
+        return state
+
+
+def _total(group: GroupState) -> int:
+    return sum(max(0, offset) for offset in group.committed.values())
+
+
+def _topic_states(
+    first: Mapping[TopicPartition, int],
+    last: Mapping[TopicPartition, int],
+    newest: Mapping[str, int],
+) -> dict[str, TopicState]:
+    states: dict[str, TopicState] = {}
+    for tp, end in last.items():
+        state = states.setdefault(tp.topic, TopicState({}, newest=newest.get(tp.topic)))
+        state.ends[tp.partition] = end
+        state.new += max(0, end - first.get(tp, end))
+    return states
