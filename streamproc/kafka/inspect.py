@@ -122,8 +122,7 @@ async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answe
     except OSError as exc:
         return Answer.NOBODY, exc.strerror or str(exc)
     try:
-        writer.write(_HELLO)
-        reply = await asyncio.wait_for(reader.readexactly(8), timeout)
+        reply = await _reply(reader, writer, timeout)
     except asyncio.TimeoutError:
         return Answer.SILENT, ""
     except asyncio.IncompleteReadError as exc:
@@ -135,6 +134,18 @@ async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answe
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     return _recognize(reply), ""
+
+
+async def _reply(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float
+) -> bytes:
+    """Return the start of the answer to our hello, else to a line of text, as Redis wants."""
+    writer.write(_HELLO)
+    try:
+        return await asyncio.wait_for(reader.readexactly(8), timeout)
+    except asyncio.TimeoutError:
+        writer.write(b"PING\r\n")
+        return await asyncio.wait_for(reader.readexactly(8), 1.0)
 
 
 def _recognize(reply: bytes) -> Answer:
