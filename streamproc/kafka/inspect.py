@@ -144,8 +144,8 @@ async def _reply(
     try:
         return await asyncio.wait_for(reader.readexactly(8), timeout)
     except asyncio.TimeoutError:
-        writer.write(b"PING\r\n")
-        return await asyncio.wait_for(reader.readexactly(8), 1.0)
+        writer.write(b"\r\nPING\r\n")
+        return await asyncio.wait_for(reader.read(8), 1.0)
 
 
 def _recognize(reply: bytes) -> Answer:
@@ -153,7 +153,7 @@ def _recognize(reply: bytes) -> Answer:
         return Answer.CLOSES
     if reply[4:] == struct.pack(">i", _CORRELATION):
         return Answer.KAFKA
-    if reply.startswith((b"-ERR", b"-DENIED", b"-NOAUTH")):
+    if reply.startswith((b"+PONG", b"-ERR", b"-DENIED", b"-NOAUTH")):
         return Answer.REDIS
     if reply.startswith(b"HTTP"):
         return Answer.WEB
