@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -26,6 +28,19 @@ def addresses(urls: Any) -> str:
     return ", ".join(f"{url.host or '127.0.0.1'}:{url.port or 9092}" for url in urls)
 
 
+@contextmanager
+def _quiet(told: bool) -> Iterator[None]:
+    """Keep aiokafka from logging each attempt, once it has been said."""
+    logger = logging.getLogger("aiokafka")
+    level = logger.level
+    if told:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 async def start_when_reachable(
     create: Callable[[], Any], *, service: Any, what: str, address: Any
 ) -> Any:
@@ -41,7 +56,8 @@ async def start_when_reachable(
     while not service.should_stop:
         client = create()
         try:
-            await client.start()
+            with _quiet(told):
+                await client.start()
         except (
             AuthenticationFailedError,
             IllegalSaslStateError,

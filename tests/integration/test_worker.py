@@ -219,6 +219,7 @@ def test_a_failing_record_is_retried_then_rejected_and_the_rest_goes_on(
         assert redis_client.lrange("tries", 0, -1).count("17.0") == 4
 
 
+@pytest.mark.apache_only  # the embedded broker creates a topic when it is asked about it
 def test_a_topic_that_appears_later(run, kafka_client, produce, redis_client, wait_for):
     running = run(
         """
