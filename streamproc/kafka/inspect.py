@@ -115,6 +115,15 @@ async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answe
         port: TCP port.
         timeout: Seconds for the connection, and again for the answer.
     """
+    answer, reason = await _say(_HELLO, host, port, timeout)
+    if answer is Answer.SILENT:
+        # Redis waits for the rest of a line that it can't read; a new one it answers.
+        other, _ = await _say(b"PING\r\n", host, port, 1.0)
+        answer = other if other is Answer.REDIS else answer
+    return answer, reason
+
+
+async def _say(hello: bytes, host: str, port: int, timeout: float) -> tuple[Answer, str]:
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout)
     except asyncio.TimeoutError:
@@ -122,30 +131,26 @@ async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answe
     except OSError as exc:
         return Answer.NOBODY, exc.strerror or str(exc)
     try:
-        reply = await _reply(reader, writer, timeout)
+        writer.write(hello)
+        return _recognize(await asyncio.wait_for(_start(reader), timeout)), ""
     except asyncio.TimeoutError:
         return Answer.SILENT, ""
-    except asyncio.IncompleteReadError as exc:
-        reply = exc.partial
     except OSError:
         return Answer.CLOSES, ""
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-    return _recognize(reply), ""
 
 
-async def _reply(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float
-) -> bytes:
-    """Return the start of the answer to our hello, else to a line of text, as Redis wants."""
-    writer.write(_HELLO)
-    try:
-        return await asyncio.wait_for(reader.readexactly(8), timeout)
-    except asyncio.TimeoutError:
-        writer.write(b"\r\nPING\r\n")
-        return await asyncio.wait_for(reader.read(8), 1.0)
+async def _start(reader: asyncio.StreamReader) -> bytes:
+    """Read the eight bytes that tell who answers, or the line or the end that comes before."""
+    reply = b""
+    while len(reply) < 8 and not reply.endswith(b"\r\n"):
+        if not (more := await reader.read(8 - len(reply))):
+            break
+        reply += more
+    return reply
 
 
 def _recognize(reply: bytes) -> Answer:

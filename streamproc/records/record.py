@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import date, datetime, timezone
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import msgspec
 from faust.models.base import registry
@@ -43,7 +43,7 @@ class _Options(ModelOptions):  # type: ignore[misc]
     event_time: str | None = None
 
 
-class RecordMeta(type(msgspec.Struct)):  # type: ignore[misc]
+class RecordMeta(msgspec.StructMeta):
     """Takes Faust's class options, and gives field descriptors on the class."""
 
     def __new__(
@@ -84,7 +84,7 @@ class RecordMeta(type(msgspec.Struct)):  # type: ignore[misc]
         type.__setattr__(cls, "_options", chosen)
         if not abstract:
             registry[chosen.namespace] = cls
-        return cast(RecordMeta, cls)
+        return cls
 
     def __getattribute__(cls, name: str) -> Any:
         # Only attributes looked up on the class come here, never those of instances.
@@ -127,6 +127,10 @@ class Record(msgspec.Struct, metaclass=RecordMeta, abstract=True):
     >>> Reading.loads(b'{"sensor_id": "a", "value": 1.5, "at": 1700000000000}').value
     1.5
     """
+
+    if TYPE_CHECKING:
+        # What the metaclass takes, for type checkers.
+        def __init_subclass__(cls, **options: Any) -> None: ...
 
     _options: ClassVar[Any]
     __is_model__: ClassVar[bool] = True
@@ -269,7 +273,7 @@ def milliseconds(time: Any) -> int:
     if isinstance(time, datetime):
         if time.tzinfo is None:
             time = time.replace(tzinfo=timezone.utc)
-        return round(time.timestamp() * 1000)
+        return round(float(time.timestamp()) * 1000)
     if isinstance(time, date):
         return milliseconds(datetime(time.year, time.month, time.day, tzinfo=timezone.utc))
     raise DecodeError(f"{time!r} is not a time")

@@ -450,8 +450,10 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
     async def _pause(self, seconds: float, delivery: Delivery) -> None:
         until = monotonic() + seconds
         # Neither a revoked partition nor a stop has an event to wait for.
-        while monotonic() < until and not delivery.progress.closed and not self.should_stop:
-            await asyncio.sleep(min(0.05, seconds))
+        while (left := until - monotonic()) > 0:
+            if delivery.progress.closed or self.should_stop:
+                return
+            await asyncio.sleep(min(0.05, left))
 
     # -- Faust's operators
 

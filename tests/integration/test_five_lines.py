@@ -56,12 +56,14 @@ def test_the_record_at_which_the_loop_fails_is_read_again(bootstrap, topic_facto
     topic = topic_factory(partitions=1)
     produce(topic, readings(10))
     group = f"g-{topic}"
-    with (
-        pytest.raises(ZeroDivisionError),
-        KafkaReader(bootstrap, topic, group=group, timeout=2.0, **FAST) as reader,
-    ):
-        for record in reader.get_stream():
-            1 / (4.0 - record["value"])
+
+    def divide():
+        with KafkaReader(bootstrap, topic, group=group, timeout=2.0, **FAST) as reader:
+            for record in reader.get_stream():
+                1 / (4.0 - record["value"])
+
+    with pytest.raises(ZeroDivisionError):
+        divide()
     with KafkaReader(bootstrap, topic, group=group, timeout=2.0, **FAST) as reader:
         assert next(reader.get_stream())["value"] == 4.0
 
