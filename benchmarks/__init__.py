@@ -1,0 +1,1 @@
+"""Side by side on one machine: streamproc, plain Faust, and loops written by hand."""
