@@ -92,6 +92,7 @@ class Project:
             except ConfigurationError as exc:
                 raise ProjectError(str(exc)) from exc
             self._app.settings = self.settings
+            self._app.on_worker_init.connect(_obey_datadir_option, weak=False)
             logging.getLogger("streamproc").setLevel(self.settings.log_level.upper())
             self._import_parts()
         return self._app
@@ -123,9 +124,6 @@ class Project:
         }
 
     def _data_dir(self) -> str:
-        # `faust --datadir` hands its value over in this variable.
-        if asked := os.environ.get("F_DATADIR"):
-            return asked
         return str(self.folder / (self.settings.data_dir or f"{self.settings.name}-data"))
 
     def _make_importable(self) -> None:
@@ -159,6 +157,12 @@ class Project:
                 f"{name} was imported from {places[0]}, not from {self.folder}: another module of "
                 "that name was imported before."
             )
+
+
+def _obey_datadir_option(app: App, **_: Any) -> None:
+    """Let ``faust --datadir`` win; it comes in a variable, after the agents were imported."""
+    if asked := os.environ.get("F_DATADIR"):
+        app.conf.datadir = Path(asked)
 
 
 def _login(settings: Settings) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def test_a_worker_on_servers_of_ones_own(
     (project / ".env").write_text(f"STREAMPROC_BROKER_LIST={bootstrap}\nSTREAMPROC_TOPIC={topic}\n")
     config = (project / "config.yaml").read_text()
     (project / "config.yaml").write_text(config.replace("redis://127.0.0.1:6379/0", redis_url))
-    done = streamproc("replay", "sample_data.csv", "--topic", topic, cwd=project)
+    done = streamproc(
+        "replay", "sample_data.csv", "--topic", topic, "--key", "sensor_id", cwd=project
+    )
     assert done.returncode == 0, done.stderr
     assert "400 records" in done.stdout
     running = worker(module="streamproc", cwd=project, ready=True)
@@ -63,6 +65,7 @@ def test_a_worker_on_servers_of_ones_own(
     wait_for(lambda: redis_client.hget("latest:sensor-1", "value") == "19.3")
     wait_for(lambda: redis_client.hget("latest:sensor-4", "value") == "25.29")
     assert running.stop() == 0
+    assert f"| datadir     | {running.data_dir}" in running.log, "faust --datadir wins"
 
 
 def test_the_app_has_the_settings(project: Path) -> None:
