@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
+import os
 from typing import Any
 
 import faust
+import mode.loop
 from yarl import URL
 
 from streamproc.checkpoint import Checkpoint
@@ -27,6 +30,8 @@ BATCH_SCHEMES = {"kafka", "aiokafka", ""}
 #: Where ours differs from Faust's default.
 DEFAULTS: dict[str, Any] = {
     "broker_commit_interval": 1.0,
+    "broker_session_timeout": 10.0,
+    "broker_heartbeat_interval": 3.0,
     "stream_wait_empty": True,
     "consumer_max_fetch_size": 1024 * 1024,
     "producer_max_batch_size": 256 * 1024,
@@ -98,6 +103,12 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("Serializers", Registry)
         options.setdefault("TableManager", TableManager)
         super().__init__(id, *args, **options)
+
+    def Worker(self, **options: Any) -> Any:
+        """Return a worker for this App, on uvloop where that is installed."""
+        if "FAUST_LOOP" not in os.environ and importlib.util.find_spec("uvloop"):
+            mode.loop.use("uvloop")
+        return super().Worker(**options)
 
     def _new_transport(self) -> Any:
         return self._batch_transport(self.conf.broker_consumer) or super()._new_transport()
