@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from streamproc.cli.findings import Finding, fault, note, ok
+from streamproc.errors import BrokerUnavailable
 from streamproc.kafka.inspect import (
     Answer,
     GroupState,
@@ -42,8 +43,18 @@ async def check_kafka(
         if found.level == "ok":
             usable.append(broker)
     if usable:
-        async with Inspector(",".join(usable), _login(settings)) as inspector:
-            findings += await _check_content(inspector, settings, sources, rejected, seconds)
+        try:
+            async with Inspector(",".join(usable), _login(settings)) as inspector:
+                findings += await _check_content(inspector, settings, sources, rejected, seconds)
+        except BrokerUnavailable as exc:
+            findings.append(
+                fault(
+                    "cluster",
+                    f"Kafka answers at {', '.join(usable)}, but can't be used: {exc}",
+                    "Check that all its brokers run, and that its advertised.listeners can be "
+                    "reached from here.",
+                )
+            )
     return findings
 
 
@@ -109,7 +120,9 @@ async def _check_content(
     for name in known:
         findings.append(_flow(name, states.get(name), seconds))
     if known:
-        findings += _group(settings.name, group, {name: states[name] for name in known}, seconds)
+        findings += _group(
+            settings.name, group, {name: states[name] for name in known if name in states}, seconds
+        )
     if rejected in states and rejected and (count := states[rejected].end):
         advice = "The header `reason` of each says why; correct the sender or the models."
         findings.append(note("dead letters", f"{count:,} records in {rejected}", advice))

@@ -27,6 +27,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from streamproc.errors import BrokerUnavailable
+
 #: ApiVersions 0 with this correlation id and no client id: every broker answers it, also
 #: before a login.
 _CORRELATION = 0x73747265
@@ -204,14 +206,21 @@ class Inspector:
         try:
             await self._admin.start()
             await self._consumer.start()
-        except BaseException:
-            await self.__aexit__()
+        except BaseException as exc:
+            await self.__aexit__(type(exc), exc)
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _kind: Any = None, exc: Any = None, _traceback: Any = None) -> None:
+        """Disconnect.
+
+        Raises:
+            BrokerUnavailable: In place of an error of the Kafka client.
+        """
         await self._consumer.stop()
         await self._admin.close()
+        if isinstance(exc, KafkaError | asyncio.TimeoutError):
+            raise BrokerUnavailable(str(exc) or type(exc).__name__) from exc
 
     async def brokers(self) -> int:
         """Return how many brokers the cluster has."""
