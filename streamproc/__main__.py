@@ -2,4 +2,4 @@
 
 from streamproc.cli import main
 
-main()
+main(prog_name="streamproc")

@@ -1,5 +1,0 @@
-"""``python -m streamproc.cli``."""
-
-from streamproc.cli import main
-
-main(prog_name="streamproc")
