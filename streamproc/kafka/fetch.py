@@ -19,6 +19,9 @@ from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
 
 Headers = tuple[tuple[str, bytes], ...]
 
+#: Bytes that Python's objects take for a record beside key and value.
+RECORD_OVERHEAD = 200
+
 
 @dataclass(slots=True)
 class RawBatch:
@@ -36,7 +39,7 @@ class RawBatch:
             records and compacted gaps at the end of the run.
         high_watermark: End of the partition when the run was fetched.
         timestamp_type: 0 for create time, 1 for log append time.
-        size: Bytes of keys and values, for bounding buffers.
+        size: About the bytes of memory it takes, for bounding buffers.
     """
 
     topic: str
@@ -100,7 +103,8 @@ def walk(records: Any, high_watermark: int) -> RawBatch:
             add_headers(record_headers)
         position = max(position, next_offset)
     records.next_fetch_offset = position
-    size = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
+    payload = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
+    size = payload + RECORD_OVERHEAD * len(offsets)
     return RawBatch(
         tp.topic,
         tp.partition,

@@ -161,15 +161,20 @@ class Progress:
     def on_complete(self, delivery: Delivery) -> None:
         self.held_bytes -= delivery.size
         delivery.size = 0
+        self._drop_done()  # at once, not at the next commit: it holds decoded records
 
     def committable(self) -> int | None:
         """Return the offset up to which all records are done, or None if none is yet."""
+        self._drop_done()
+        first = self._in_flight[0] if self._in_flight else None
+        if first is not None and first.cursor:
+            return first.offsets[first.cursor]
+        return self._position
+
+    def _drop_done(self) -> None:
         in_flight = self._in_flight
         while in_flight and in_flight[0].done:
             self._position = in_flight.popleft().next_offset
-        if in_flight and in_flight[0].cursor:
-            return in_flight[0].offsets[in_flight[0].cursor]
-        return self._position
 
     def close(self) -> None:
         """Stop: drop the backlog; deliveries in flight end at their next record."""
