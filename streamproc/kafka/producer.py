@@ -9,6 +9,7 @@ against faust-streaming 0.15.3 and aiokafka 0.14.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -177,26 +178,28 @@ class Producer(driver.Producer):  # type: ignore[misc]
         timestamps: Sequence[int] | None,
         headers: Sequence[Headers | None] | None,
     ) -> None:
-        producer = self._ensure_producer()
-        builder = producer.create_batch()
-        append = builder.append
+        create = self._ensure_producer().create_batch
+        builder = create()
+        # aiokafka's own append takes keywords and looks at serializers, for each record.
+        append = builder._builder.append
+        now = int(time.time() * 1000)
+        count = 0
         for row in rows:
-            record = {
-                "key": keys[row] if keys is not None else None,
-                "value": values[row],
-                "timestamp": timestamps[row] if timestamps is not None else None,
-                "headers": list(headers[row] or ()) if headers is not None else NO_HEADERS,
-            }
-            if append(**record) is None:
-                await self._send_builder(builder, topic, partition)
+            key = keys[row] if keys is not None else None
+            timestamp = timestamps[row] if timestamps is not None else now
+            head = list(headers[row] or ()) if headers is not None else NO_HEADERS
+            if append(count, timestamp, key, values[row], head) is None:
+                await self._send_builder(builder, count, topic, partition)
+                builder, count = create(), 0
+                append = builder._builder.append
                 # An empty batch takes a record of any size.
-                builder = producer.create_batch()
-                append = builder.append
-                append(**record)
-        if builder.record_count():
-            await self._send_builder(builder, topic, partition)
+                append(count, timestamp, key, values[row], head)
+            count += 1
+        if count:
+            await self._send_builder(builder, count, topic, partition)
 
-    async def _send_builder(self, builder: Any, topic: str, partition: int) -> None:
+    async def _send_builder(self, builder: Any, count: int, topic: str, partition: int) -> None:
+        builder._relative_offset = count
         builder.close()
         future = await self._ensure_producer().send_batch(builder, topic, partition=partition)
         self._watch(future)
