@@ -1,124 +1,53 @@
 """Typed records: what a Kafka message's key or value is made of.
 
 A :class:`Record` is a :class:`msgspec.Struct`, so decoding validates and costs about
-0.2 µs. It is also accepted wherever Faust takes a model, with the class options and
+0.15 µs. It is also accepted wherever Faust takes a model, with the class options and
 methods of ``faust.Record`` (checked against faust-streaming 0.15.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import date, datetime, timezone
-from functools import cached_property
-from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import msgspec
+from faust.exceptions import ValidationError
 from faust.models.base import registry
-from faust.models.fields import FieldDescriptor
-from faust.types.models import FieldDescriptorT, ModelOptions
+from faust.types.models import FieldDescriptorT
 
-from streamproc.errors import ConfigurationError, DecodeError
+from streamproc.errors import DecodeError
+from streamproc.records import lenient
+from streamproc.records.fields import describe
+from streamproc.records.meta import FaustModel, RecordMeta
+from streamproc.records.options import Options
 
 R = TypeVar("R", bound="Record")
 
-#: Options of a ``faust.Record`` class that are kept as they are.
-FAUST_OPTIONS = (
-    "serializer",
-    "include_metadata",
-    "isodates",
-    "decimals",
-    "coerce",
-    "coercions",
-    "validation",
-    "polymorphic_fields",
-    "allow_blessed_key",
-)
+#: Where Faust puts the namespace of a model into its data.
+METADATA = "__faust"
 
 
-class _Options(ModelOptions):  # type: ignore[misc]
-    """Options of a record class, in the form that Faust reads."""
-
-    include_metadata = False
-    event_time: str | None = None
-
-
-class RecordMeta(msgspec.StructMeta):
-    """Takes Faust's class options, and gives field descriptors on the class."""
-
-    def __new__(
-        mcls,
-        name: str,
-        bases: tuple[type, ...],
-        namespace: dict[str, Any],
-        *,
-        abstract: bool = False,
-        date_parser: Any = None,
-        event_time: str | None = None,
-        **options: Any,
-    ) -> RecordMeta:
-        if date_parser is not None:
-            raise ConfigurationError(
-                f"{name}: date_parser is not supported; declare the field as str and parse it in "
-                "__post_init__, or keep this model a faust.models.Record"
-            )
-        faust_namespace = options.pop("namespace", None)
-        faust_options = {key: options.pop(key) for key in FAUST_OPTIONS if key in options}
-        cls = super().__new__(mcls, name, bases, namespace, **options)
-        inherited = getattr(cls, "_options", None)
-        chosen = _Options()
-        if inherited is not None:
-            chosen.__dict__.update(inherited.__dict__)
-        chosen.__dict__.update(
-            {key: value for key, value in faust_options.items() if value is not None}
-        )
-        if faust_options.get("validation"):
-            chosen.coerce = True
-        chosen.namespace = faust_namespace or f"{cls.__module__}.{cls.__qualname__}"
-        chosen.event_time = event_time or chosen.event_time
-        if chosen.event_time and chosen.event_time not in cls.__struct_fields__:
-            raise ConfigurationError(
-                f"{name}: event_time names {chosen.event_time!r}, which isn't one of its fields "
-                f"({', '.join(cls.__struct_fields__)})"
-            )
-        type.__setattr__(cls, "_options", chosen)
-        if not abstract:
-            registry[chosen.namespace] = cls
-        return cls
-
-    def __getattribute__(cls, name: str) -> Any:
-        # Only attributes looked up on the class come here, never those of instances.
-        value = super().__getattribute__(name)
-        if type(value) is MemberDescriptorType and not name.startswith("_"):
-            return _field_descriptor(cls, name)
-        return value
-
-
-def _field_descriptor(cls: Any, name: str) -> FieldDescriptorT:
-    for field in msgspec.structs.fields(cls):
-        if field.name == name:
-            return FieldDescriptor(
-                field=name, input_name=field.encode_name, type=field.type, model=cls
-            )
-    raise AttributeError(name)
-
-
-class Record(msgspec.Struct, metaclass=RecordMeta, abstract=True):
+class Record(msgspec.Struct, FaustModel, metaclass=RecordMeta, order=True):
     """Base class of typed records.
 
-    Fields are annotations; a default makes a field optional. Constraints are
-    ``Annotated[float, msgspec.Meta(ge=0)]``. A check of your own goes into
-    ``__post_init__``, which may raise ``ValueError``. Unknown fields are ignored.
+    Fields are annotations; a default makes a field optional, and ``Optional`` without a
+    default means None. Constraints are ``Annotated[float, msgspec.Meta(ge=0)]``; checks
+    of your own are :func:`~streamproc.records.validator` methods, or ``__post_init__``,
+    which may raise ``ValueError``. Unknown fields are ignored. A field that doesn't fit
+    is an error that names it; NaN and infinity are not JSON and an error too (floats
+    that are NaN are written as null, and a ``Decimal`` takes ``"NaN"``).
 
     Class options:
-        event_time: Name of the field that holds the event time: a ``datetime`` (without
-            a zone: UTC), an ``int`` (milliseconds), a ``float`` (seconds), or a ``str``
-            (ISO 8601). Without it the Kafka timestamp is the event time.
-        coerce: Take ``"1"`` for an int field, and the like.
+        event_time: Name of the field that holds the event time; its type says the unit,
+            see :class:`~streamproc.records.EventTimes`. Without it the Kafka timestamp
+            is the event time.
+        coerce: Take ``"1"`` for an int field, 1 for a str field, and the like.
+        validation: Check records made in Python, too; implies ``coerce``.
         include_metadata: Write the class's namespace into the encoded form.
+        abstract: A base for other records; no record of its own.
+        polymorphic_fields: A message may name a subclass, and is read as that one.
 
-    Those of ``faust.Record`` are taken too. Dates, decimals and UUIDs are always
-    recognised by their type, so ``isodates`` and ``decimals`` change nothing.
+    The other options of ``faust.Record`` are taken too. Dates, decimals and UUIDs are
+    always recognised by their type, so ``isodates`` and ``decimals`` change nothing.
 
     >>> class Reading(Record, event_time="at"):
     ...     sensor_id: str
@@ -128,152 +57,185 @@ class Record(msgspec.Struct, metaclass=RecordMeta, abstract=True):
     1.5
     """
 
-    if TYPE_CHECKING:
-        # What the metaclass takes, for type checkers.
-        def __init_subclass__(cls, **options: Any) -> None: ...
-
     _options: ClassVar[Any]
-    __is_model__: ClassVar[bool] = True
-    __is_abstract__: ClassVar[bool] = False
+    __is_abstract__: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        def __init_subclass__(cls, **options: Any) -> None: ...
 
     def __hash__(self) -> int:
         return hash(tuple(getattr(self, name) for name in self.__struct_fields__))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._humanize()}>"
+
+    def _humanize(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+
     def asdict(self) -> dict[str, Any]:
         """Return the fields as a dict; nested records stay records."""
-        return msgspec.structs.asdict(self)
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
     def to_representation(self) -> dict[str, Any]:
         """Return the record as plain data, ready for any codec."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self, enc_hook=encode_unknown)
         if self._options.include_metadata:
-            plain["__faust"] = {"ns": self._options.namespace}
+            plain[METADATA] = {"ns": self._options.namespace}
         return plain
 
     def __json__(self) -> Any:
         return self.to_representation()
 
     def dumps(self, *, serializer: Any = None) -> bytes:
-        """Encode the record; as JSON unless its class or ``serializer`` says otherwise."""
-        from faust.serializers.codecs import dumps
+        """Encode the record; as JSON unless ``serializer`` or its class says otherwise.
 
-        chosen = serializer or self._options.serializer
-        if chosen in (None, "json", "raw"):
-            source = self.to_representation() if self._options.include_metadata else self
-            return msgspec.json.encode(source)
-        return cast(bytes, dumps(chosen, self.to_representation()))
+        Raises:
+            EncodeError: A field has no form in that encoding.
+            ConfigurationError: The serializer is pickle.
+        """
+        from streamproc.records.codecs import encode
+
+        return encode(serializer or self._options.serializer or "json", self)
 
     @classmethod
     def loads(
         cls: type[R], s: bytes, *, default_serializer: Any = None, serializer: Any = None
     ) -> R:
-        """Decode a record.
+        """Decode a record; the class's own serializer goes before the argument, as in Faust.
 
         Raises:
             DecodeError: The bytes aren't a record of this class; it says which field.
+            ConfigurationError: The serializer is pickle.
         """
-        from faust.serializers.codecs import loads
+        from streamproc.records.codecs import decode
 
-        chosen = serializer or cls._options.serializer or default_serializer
-        if chosen in (None, "json", "raw"):
-            try:
-                return msgspec.json.decode(s, type=cls, strict=not cls._options.coerce)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
-                raise DecodeError(str(exc)) from exc
-        return cls.from_data(loads(chosen, s))
+        chosen = cls._options.serializer or serializer or default_serializer or "json"
+        return cast(R, decode(chosen, cls, s))
 
     @classmethod
     def from_data(cls: type[R], data: Any, *, preferred_type: Any = None) -> R:
-        """Make a record of plain data (a mapping).
+        """Make a record of plain data (a mapping), or of a subclass that it names.
 
         Raises:
             DecodeError: The data doesn't fit; it says which field.
         """
-        if isinstance(data, cls):
-            return data
+        if isinstance(data, Record):
+            return cast(R, data)
+        model = named_model(cls, data) or cls
+        options = model._options
+        if options.date_parser and isinstance(data, dict):
+            data = lenient.parse_dates(options, data)
         try:
-            return msgspec.convert(data, type=cls, strict=not cls._options.coerce)
-        except msgspec.ValidationError as exc:
+            return cast(R, _convert(model, data))
+        except (msgspec.ValidationError, RecursionError) as exc:
+            loose = lenient.loosened(options, data)
+            if loose is None:
+                raise DecodeError(str(exc)) from exc
+        try:
+            return cast(R, _convert(model, loose))
+        except (msgspec.ValidationError, RecursionError) as exc:
             raise DecodeError(str(exc)) from exc
+
+    @classmethod
+    def _from_data_field(cls, data: Any) -> Any:
+        # Called by the models of Faust that have a field of this type.
+        return None if data is None else cls.from_data(data, preferred_type=cls)
+
+    @classmethod
+    def _contribute_field_descriptors(
+        cls, target: Any, options: Any, parent: FieldDescriptorT | None = None
+    ) -> dict[str, Any]:
+        # Called by a descriptor for the fields of a nested record: ``Order.account.id``.
+        descriptors = {info.name: describe(cls, info, parent) for info in cls._options.infos}
+        for name, descriptor in descriptors.items():
+            setattr(target, name, descriptor)
+        return descriptors
+
+    @classmethod
+    def make_final(cls) -> None:
+        """Do nothing: types of fields are resolved when first needed (``lazy_creation``)."""
 
     def derive(self: R, *objects: Any, **fields: Any) -> R:
         """Copy the record with the fields of ``objects``, then ``fields``, changed."""
-        changes: dict[str, Any] = {}
+        changed = self.asdict()
         for each in objects:
-            changes.update(msgspec.structs.asdict(each))
-        return msgspec.structs.replace(self, **{**changes, **fields})
+            changed.update(each.asdict())
+        return type(self)(**{**changed, **fields})
 
     @property
-    def validation_errors(self) -> list[Exception]:
-        """What is wrong with the field values (checked when decoding, not when assigned)."""
-        try:
-            msgspec.convert(msgspec.to_builtins(self), type=type(self))
-        except msgspec.ValidationError as exc:
-            return [DecodeError(str(exc))]
-        return []
+    def validation_errors(self) -> list[ValidationError]:
+        return self.validate()
 
-    def validate(self) -> list[Exception]:
-        return self.validation_errors
+    def validate(self) -> list[ValidationError]:
+        """Return what is wrong with the field values now; decoding has checked them before."""
+        errors = []
+        options = self._options
+        for info in options.infos:
+            try:
+                msgspec.convert(getattr(self, info.name), info.type, dec_hook=_as_it_is)
+            except msgspec.ValidationError as exc:
+                reason = f"{info.name}: {exc}"
+                errors.append(ValidationError(reason, field=options.descriptors[info.name]))
+        for field, check in options.validators:
+            try:
+                check(self, getattr(self, field))
+            except (ValueError, TypeError, AssertionError) as exc:
+                reason = f"{field} {exc}"
+                errors.append(ValidationError(reason, field=options.descriptors[field]))
+        return errors
 
     def is_valid(self) -> bool:
-        return not self.validation_errors
+        return not self.validate()
 
     def validate_or_raise(self) -> None:
-        for error in self.validation_errors:
-            raise error
+        """Raise the first validation error, a ``faust.exceptions.ValidationError``."""
+        errors = self.validate()
+        if errors:
+            raise errors[0]
 
 
-class EventTimes:
-    """Event times of values, in milliseconds, by a field of theirs.
-
-    A ``datetime`` counts as UTC when it has no zone; an ``int`` is milliseconds, a
-    ``float`` seconds, a ``str`` ISO 8601.
-    """
-
-    def __init__(self, field: str) -> None:
-        self.field = field
-
-    @classmethod
-    def of(cls, declared: Any) -> EventTimes | None:
-        """Return those of a record class that declares an event time, else None."""
-        options = getattr(declared, "_options", None)
-        field = getattr(options, "event_time", None)
-        return cls(field) if field else None
-
-    @cached_property
-    def _get(self) -> Any:
-        from operator import attrgetter
-
-        return attrgetter(self.field)
-
-    def __call__(self, values: Iterable[Any]) -> list[int]:
-        times = list(map(self._get, values))
-        if all(type(each) is int for each in times):
-            return times
-        return [milliseconds(each) for each in times]
+Record._options = Options(Record, None, {})
 
 
-def milliseconds(time: Any) -> int:
-    """Return an event time (see :class:`EventTimes`) in milliseconds since 1970.
+def named_model(declared: Any, data: Any) -> Any:
+    """Return the polymorphic subclass of ``declared`` that the data names, or None."""
+    if not isinstance(data, dict) or METADATA not in data:
+        return None
+    metadata = data[METADATA]
+    namespace = metadata.get("ns") if isinstance(metadata, dict) else None
+    model = registry.get(namespace) if isinstance(namespace, str) else None
+    if model is None or not isinstance(model, RecordMeta):
+        return None
+    if declared is Record or model._options.is_polymorphic:
+        return model
+    return None
 
-    Raises:
-        DecodeError: It isn't a time.
-    """
-    if isinstance(time, bool) or time is None:
-        raise DecodeError(f"{time!r} is not a time")
-    if isinstance(time, int):
-        return time
-    if isinstance(time, float):
-        return round(time * 1000)
-    if isinstance(time, str):
-        try:
-            time = msgspec.convert(time, type=datetime)
-        except msgspec.ValidationError as exc:
-            raise DecodeError(f"{time!r} is not a time: {exc}") from exc
-    if isinstance(time, datetime):
-        if time.tzinfo is None:
-            time = time.replace(tzinfo=timezone.utc)
-        return round(float(time.timestamp()) * 1000)
-    if isinstance(time, date):
-        return milliseconds(datetime(time.year, time.month, time.day, tzinfo=timezone.utc))
-    raise DecodeError(f"{time!r} is not a time")
+
+def coercion_hook(model: Any) -> Any:
+    """Return how msgspec makes values of types that it doesn't know, for ``coercions=``."""
+    coercions = model._options.coercions
+
+    def coerce(declared: Any, value: Any) -> Any:
+        for types, handler in coercions.items():
+            if issubclass(declared, types):
+                return handler(value)
+        raise TypeError(f"no coercion to {declared.__name__}")
+
+    return coerce if coercions else None
+
+
+def _convert(model: Any, data: Any) -> Any:
+    options = model._options
+    return msgspec.convert(data, model, strict=not options.coerce, dec_hook=coercion_hook(model))
+
+
+def _as_it_is(declared: Any, value: Any) -> Any:
+    return value
+
+
+def encode_unknown(value: Any) -> Any:
+    """Say how a value that msgspec doesn't know is encoded: as in Faust."""
+    from faust.utils.json import on_default
+
+    return on_default(value)
