@@ -44,7 +44,7 @@ class _Sender(threading.Thread):
         self.sent: dict[str, list[float]] = {
             _sensor(number): [] for number in range(0, SENSORS, WATCH_EVERY)
         }
-        self._producer = runner.broker.new_producer(linger_ms=0)
+        self._producer = runner.broker.new_producer(linger_ms=2)
         self._topic, self._rate, self._seconds = topic, rate, seconds
 
     def run(self) -> None:
