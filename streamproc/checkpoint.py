@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from streamproc.errors import ProducerError, SinkError
 
@@ -30,8 +29,17 @@ class Writer(Protocol):
         """Return when everything written so far is durable."""
 
 
-#: Writers open in this process: a synchronous reader flushes them before it commits.
-open_writers: WeakSet[Writer] = WeakSet()
+class WaitingWriters(set[Writer]):
+    """Writers that hold records: a synchronous reader flushes them before it commits.
+
+    ``stalled`` is True once a writer could not write: the reader waits for it before it
+    gives out the next record.
+    """
+
+    stalled = False
+
+
+waiting_writers = WaitingWriters()
 
 
 class Checkpoint:

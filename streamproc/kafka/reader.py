@@ -7,20 +7,30 @@ Heartbeats go on while the caller's code computes. Records come out as
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.conn import create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
+    GroupAuthorizationFailedError,
+    IllegalSaslStateError,
     IllegalStateError,
     KafkaConnectionError,
     KafkaError,
+    MessageSizeTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
 )
 
 from streamproc.errors import BrokerUnavailable, ConfigurationError, ProducerError
+from streamproc.kafka.connect import _quiet
 from streamproc.kafka.fetch import Headers, RawBatch, fetch_batches
 from streamproc.kafka.topics import create_topics
 
@@ -29,19 +39,56 @@ Place = tuple[str, int]
 
 #: Seconds between two looks for a topic or broker that isn't there yet.
 RETRY_INTERVAL = 0.25
+#: Longest time that leaving may take while the broker is away, in seconds.
+CLOSE_TIMEOUT = 10.0
+#: Largest letter, in bytes; brokers may take less.
+MAX_REQUEST_SIZE = 32 * 1024 * 1024
+MAX_FETCH_BYTES, MIN_FETCH_BYTES = 1024 * 1024, 32 * 1024
+
+_LOGIN_REFUSED = (
+    AuthenticationFailedError,
+    IllegalSaslStateError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+
+class Fetched(NamedTuple):
+    """A run of records, and the assignment of partitions that it belongs to."""
+
+    generation: int
+    raw: RawBatch
+
+
+class Letter(NamedTuple):
+    """A record to send."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
 
 
 class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
     """Reads topics as a member of a consumer group.
+
+    ``buffer`` holds what was fetched, about ``buffer_bytes`` with what aiokafka holds;
+    ``generation`` counts the times that partitions were taken away; ``joined`` is True
+    while the group has given this member its partitions, even if it gave none.
 
     Args:
         bootstrap: "host:port,host:port".
         topics: Names of the topics.
         group: Consumer group.
         connect_timeout: Seconds to wait for the broker and the topics.
-        on_revoke: Called in the reader's thread when partitions are taken away; returns
-            the offsets that are done, which are committed before they go.
+        buffer_bytes: Bytes of records to fetch ahead.
+        on_revoke: Called, outside of the event loop, when partitions are taken away;
+            returns the offsets that are done, which are committed before they go.
         options: More settings of ``AIOKafkaConsumer``.
+
+    Raises:
+        BrokerUnavailable: No broker answered in time.
+        ConfigurationError: The broker refused the login, a topic isn't there, or there
+            is no such option.
     """
 
     def __init__(
@@ -51,15 +98,23 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
         group: str,
         *,
         connect_timeout: float,
+        buffer_bytes: int,
         on_revoke: Callable[[], Mapping[Place, int]],
         **options: Any,
     ) -> None:
+        unknown = sorted(set(options) - set(inspect.signature(AIOKafkaConsumer).parameters))
+        if unknown:
+            raise ConfigurationError(f"KafkaReader has no option {unknown[0]!r}")
         self.bootstrap = bootstrap
         self.topics = topics
         self.generation = 0
+        self.joined = False
+        self.buffer: deque[Fetched] = deque()
+        self._buffer_bytes = buffer_bytes
         self._on_revoke = on_revoke
         self._group = group
         self._options = options
+        self._consumer: Any = None
         self._producer: Any = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
@@ -80,30 +135,61 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _start(self, timeout: float) -> None:
         self._wake = asyncio.Event()
         until = monotonic() + timeout
+        await self._connect(until, timeout)
+        await self._wait_for_topics(until)
+        self._consumer.subscribe(self.topics, listener=self)
+
+    async def _connect(self, until: float, timeout: float) -> None:
+        told = False
         while True:
             self._consumer = AIOKafkaConsumer(
                 bootstrap_servers=self.bootstrap,
                 group_id=self._group,
                 enable_auto_commit=False,
+                # However long the caller computes, its heartbeats say that it is alive.
+                max_poll_interval_ms=2**31 - 1,
                 **self._options,
             )
             try:
-                await self._consumer.start()
-                break
-            except AuthenticationFailedError as exc:
-                raise ConfigurationError(
-                    f"Kafka at {self.bootstrap} refused the credentials: {exc}"
-                ) from exc
+                with _quiet(told):
+                    await self._consumer.start()
+                return
             except KafkaConnectionError as exc:
                 await self._consumer.stop()
+                await self._check_login()
                 if monotonic() > until:
                     raise BrokerUnavailable(
                         f"No Kafka broker answered at {self.bootstrap} within {timeout:g} s. "
                         "Check the address and that the broker runs."
                     ) from exc
-                await asyncio.sleep(RETRY_INTERVAL)
-        await self._wait_for_topics(until)
-        self._consumer.subscribe(self.topics, listener=self)
+            told = True
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    @property
+    def _security(self) -> dict[str, Any]:
+        return {
+            name: option
+            for name, option in self._options.items()
+            if name.startswith(("security", "sasl", "ssl"))
+        }
+
+    async def _check_login(self) -> None:
+        # aiokafka says only that it could not connect.
+        for server in self.bootstrap.split(","):
+            host, _, port = server.rpartition(":")
+            try:
+                with _quiet(True):
+                    connection = await create_conn(
+                        host, int(port), request_timeout_ms=5000, **self._security
+                    )
+            except _LOGIN_REFUSED as exc:
+                raise ConfigurationError(
+                    f"Kafka at {server} refused the login: {exc}. Check username, password and "
+                    "sasl_mechanism."
+                ) from exc
+            except (OSError, KafkaError, asyncio.TimeoutError):
+                continue  # not there: that is said when time is up
+            connection.close()
 
     async def _wait_for_topics(self, until: float) -> None:
         while missing := sorted(set(self.topics) - await self._consumer.topics()):
@@ -114,89 +200,122 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
             await asyncio.sleep(RETRY_INTERVAL)
 
-    @property
-    def assigned(self) -> bool:
-        """True when the group has given this member its partitions."""
-        return bool(self._consumer.assignment())
-
     async def on_partitions_revoked(self, revoked: Any) -> None:
         self.generation += 1
-        await self._commit(self._on_revoke())
+        self.joined = False
+        await self._commit(await asyncio.to_thread(self._on_revoke))
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """Positions are the committed offsets, which aiokafka fetches by itself."""
+        """Bound what is fetched ahead; positions are the committed offsets."""
+        self.joined = True
+        if assigned and "max_partition_fetch_bytes" not in self._options:
+            # Half for what the caller has, half for what is fetched meanwhile.
+            share = self._buffer_bytes // (2 * len(assigned))
+            self._consumer._fetcher._max_partition_fetch_bytes = min(
+                max(share, MIN_FETCH_BYTES), MAX_FETCH_BYTES
+            )
 
-    def fetch(self, timeout: float) -> list[RawBatch]:
-        """Return what has been fetched, waiting up to ``timeout`` seconds."""
-        return self._call(self._fetch(timeout))
+    def fetch(self, timeout: float) -> None:
+        """Move what has been fetched into ``buffer``, waiting up to ``timeout`` seconds.
 
-    async def _fetch(self, timeout: float) -> list[RawBatch]:
-        assignment = self._consumer.assignment()
-        if not assignment:
+        Raises:
+            ConfigurationError: The broker doesn't allow the topic or the group.
+        """
+        # The result stays in the buffer even if the caller is interrupted meanwhile.
+        self._call(self._fetch(timeout))
+
+    async def _fetch(self, timeout: float) -> None:
+        if not self.joined:
             await asyncio.sleep(min(timeout, 0.05))
-            return []
         generation = self.generation
-        batches = await fetch_batches(
-            self._consumer._fetcher, assignment, timeout=timeout, wake=self._wake
-        )
-        return batches if generation == self.generation else []
+        assignment = self._consumer.assignment()
+        try:
+            self._consumer._coordinator.check_errors()
+            if not self.joined or not assignment:
+                await asyncio.sleep(timeout)
+                return
+            batches = await fetch_batches(
+                self._consumer._fetcher, assignment, timeout=timeout, wake=self._wake
+            )
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as exc:
+            raise ConfigurationError(
+                f"Kafka at {self.bootstrap} doesn't allow reading {', '.join(self.topics)} as "
+                f"group {self._group!r}: {exc}"
+            ) from exc
+        if generation == self.generation:
+            self.buffer.extend(Fetched(generation, raw) for raw in batches)
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
-        """Commit offsets; those of partitions that are gone are left out."""
-        self._call(self._commit(offsets))
+    def commit(self, offsets: Mapping[Place, int]) -> bool:
+        """Commit offsets; those of partitions that are gone are left out.
 
-    async def _commit(self, offsets: Mapping[Place, int]) -> None:
+        Returns False when they must be committed again: the group is rebalancing.
+        """
+        return self._call(self._commit(offsets))
+
+    async def _commit(self, offsets: Mapping[Place, int]) -> bool:
         assigned = self._consumer.assignment()
         wanted = {TopicPartition(*place): offset for place, offset in offsets.items()}
         wanted = {tp: offset for tp, offset in wanted.items() if tp in assigned}
         if not wanted:
-            return
+            return True
         try:
             await self._consumer.commit(wanted)
         except (IllegalStateError, KafkaError):
-            # The group is rebalancing or the broker is away: the records are read again.
-            return
+            return False
+        return True
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Send one record and wait until the broker has it.
+    def send(self, topic: str, letters: Sequence[Letter]) -> None:
+        """Send records and wait until the broker has them; the topic is made if missing.
+
+        A record that is too large for the broker goes without its value; the header
+        ``dead-letter-left-out`` then has its size.
 
         Raises:
-            ProducerError: It did not take it.
+            ProducerError: The broker did not take them.
         """
-        self._call(self._send(topic, key, value, headers))
+        self._call(self._send(topic, letters))
 
-    async def _send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> None:
+    async def _send(self, topic: str, letters: Sequence[Letter]) -> None:
         try:
             if self._producer is None:
-                security = {
-                    name: option
-                    for name, option in self._options.items()
-                    if name.startswith(("security", "sasl", "ssl"))
-                }
-                self._producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, **security)
+                with_login = bool(self._security)
+                if not with_login:
+                    await create_topics(self.bootstrap, [topic])
+                self._producer = AIOKafkaProducer(
+                    bootstrap_servers=self.bootstrap,
+                    acks="all",
+                    max_request_size=MAX_REQUEST_SIZE,
+                    **self._security,
+                )
                 await self._producer.start()
-            await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))
+            await asyncio.gather(*(self._send_one(topic, letter) for letter in letters))
         except KafkaError as exc:
             raise ProducerError(f"Cannot send to topic {topic!r}: {exc!r}") from exc
 
-    def ensure_topic(self, name: str) -> None:
-        """Create a topic unless it is there."""
-        self._call(create_topics(self.bootstrap, [name]))
+    async def _send_one(self, topic: str, letter: Letter) -> None:
+        key, value, headers = letter
+        try:
+            await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))
+        except MessageSizeTooLargeError:
+            size = ("dead-letter-left-out", str(len(value or b"")).encode())
+            await self._producer.send_and_wait(topic, None, key=key, headers=[*headers, size])
 
     def close(self) -> None:
         """Leave the group and end the thread."""
         if not self._thread.is_alive():
             return
-        self._call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._call(self._stop())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     async def _stop(self) -> None:
-        if self._producer is not None:
-            await self._producer.stop()
-        consumer = getattr(self, "_consumer", None)
-        if consumer is not None:
-            await consumer.stop()
+        for client in (self._producer, self._consumer):
+            if client is None:
+                continue
+            try:
+                await asyncio.wait_for(client.stop(), CLOSE_TIMEOUT)
+            except asyncio.TimeoutError:
+                continue  # the broker is away and will miss our heartbeats

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import threading
 from collections.abc import Iterator, Sequence
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from streamproc.checkpoint import open_writers
-from streamproc.errors import ConfigurationError, DecodeError, SinkError
+from streamproc.checkpoint import waiting_writers
+from streamproc.errors import SinkError, SinkUnavailable, StreamprocError
 from streamproc.kafka.fetch import RawBatch
-from streamproc.kafka.reader import Place, ReaderThread
-from streamproc.records import batch_decoder, get_codec
+from streamproc.kafka.reader import Letter, Place, ReaderThread
+from streamproc.sources.brokers import brokers
+from streamproc.sources.frames import frame_of, pandas
+from streamproc.sources.runs import Message, Rejected, Run, run_decoder
 from streamproc.streams.deadletters import letter_headers
 
 logger = logging.getLogger(__name__)
@@ -21,47 +25,52 @@ logger = logging.getLogger(__name__)
 COMMIT_INTERVAL = 1.0
 #: Longest wait of one fetch, in seconds.
 POLL = 0.25
-
-
-class Message(NamedTuple):
-    """A record with its place in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: Any
-    value: Any
-    headers: tuple[tuple[str, bytes], ...]
+#: First and longest pause between two tries while Redis is away, in seconds.
+FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
 
 
 class KafkaReader:
     """Reads topics record by record; batches are underneath.
 
     A record is done when the loop asks for the next one. What is done is committed about
-    once a second, before a wait, and at the end; a record at which the loop was left (by
-    an exception or by ``break``) is not, and is read again. Open
-    :class:`~streamproc.RedisWriter` objects are flushed before each commit, so that
-    nothing is committed that isn't in Redis.
+    once a second, before a wait, and at the end. A record at which the loop was left, by
+    an exception or by ``break``, is not done: it comes again, first of all, from the next
+    loop over this reader or from the next reader of the group.
 
-    A record that can't be decoded is logged, sent to the topic ``<group>-dead-letters``,
-    and left out.
+    What :class:`~streamproc.RedisWriter` objects hold is written before each commit, so
+    that nothing is committed that isn't in Redis. While Redis is away the loop waits.
+
+    A record that can't be decoded is counted in ``rejected``, logged, sent to the topic
+    ``<group>-dead-letters``, and left out. A tombstone's value is None.
+
+    Use one reader from one thread.
 
     Args:
         broker_list: "host:port,host:port", a list of these, or ``kafka://`` URLs.
         topic: A topic's name, or several.
-        group: Consumer group; readers of one group share the partitions.
+        group: Consumer group. Readers of one group share the partitions and go on where
+            the group left off; give unrelated programs groups of their own.
         value_type: A :class:`~streamproc.Record` class or another type; without it JSON
             comes as plain dicts and lists.
-        key_type: Likewise for keys; without it they come as text.
-        limit: Stop after this many records.
-        timeout: Stop when no record came for this many seconds; None waits for ever.
+        key_type: Likewise for keys; without it they come as text, or as bytes if they
+            are not UTF-8.
+        limit: End a loop after this many records.
+        timeout: End a loop when no record came for this many seconds; None waits for
+            ever. The time that joining the group takes doesn't count.
+        from_beginning: Where a group without committed offsets begins: at the oldest
+            record, or at those that come from now on.
         connect_timeout: Seconds to wait for the broker and the topics at the start.
+        buffer_bytes: Bytes of records to fetch ahead.
         serialization: Name of the codec of values.
+        username: Login of the broker (SASL/PLAIN unless the options say otherwise).
+        password: Its password; take it from the environment.
+        options: More settings of aiokafka's consumer (``security_protocol``,
+            ``ssl_context``, ``session_timeout_ms``...).
 
     Raises:
         BrokerUnavailable: No broker answered in time.
-        ConfigurationError: A topic doesn't exist, or the broker refused the credentials.
+        ConfigurationError: A topic doesn't exist, the broker refused the login, or an
+            argument is wrong.
     """
 
     def __init__(
@@ -71,173 +80,247 @@ class KafkaReader:
         *,
         group: str = "streamproc-reader",
         value_type: Any = None,
-        key_type: Any = str,
+        key_type: Any = None,
         limit: int | None = None,
         timeout: float | None = None,
+        from_beginning: bool = True,
         connect_timeout: float = 30.0,
+        buffer_bytes: int = 16 * 1024 * 1024,
         serialization: str = "json",
+        username: str | None = None,
+        password: str | None = None,
         **options: Any,
     ) -> None:
         self.group = group
         self.limit = limit
         self.timeout = timeout
-        self.count = 0
         #: Records that could not be decoded.
         self.rejected = 0
-        #: The record that the loop has now, with its place in Kafka.
-        self.current: Message | None = None
+        self._decode = run_decoder(key_type, value_type, serialization)
+        self._lock = threading.Lock()  # of the three that follow, and the thread's buffer
+        self._run: Run | None = None
         self._done: dict[Place, int] = {}
-        self._committed_at = monotonic()
-        self._decode_values = batch_decoder(get_codec(serialization), value_type)
-        self._decode_keys = batch_decoder(get_codec("raw"), key_type)
-        self._letters_declared = False
+        self._committed: dict[Place, int] = {}
+        self._commit_due = monotonic() + COMMIT_INTERVAL
+        self._closed = False
+        bootstrap, login = brokers(broker_list, username, password)
         self._thread = ReaderThread(
-            bootstrap_servers(broker_list),
+            bootstrap,
             [topic] if isinstance(topic, str) else list(topic),
             group,
             connect_timeout=connect_timeout,
+            buffer_bytes=buffer_bytes,
             on_revoke=self._on_revoke,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=20,
-            **options,
+            **{
+                "auto_offset_reset": "earliest" if from_beginning else "latest",
+                "fetch_max_wait_ms": 20,
+                **login,
+                **options,
+            },
         )
+        # A script that ends without close() leaves its group all the same.
+        atexit.register(self.close)
 
     def get_stream(self) -> Iterator[Any]:
-        """Iterate over the values of records."""
-        return (message.value for message in self.messages())
+        """Iterate over the values of records.
+
+        Raises:
+            SinkError: Redis refused what a writer held.
+            ProducerError: A record that can't be decoded could not be kept as a dead letter.
+        """
+        for run in self._runs():
+            values = run.values
+            while run.at < run.end:
+                yield values[run.at]
+                run.at += 1
+                if monotonic() >= self._commit_due or waiting_writers.stalled:
+                    self.commit()
 
     def messages(self) -> Iterator[Message]:
-        """Iterate over records with key, offset and the rest."""
-        for raw in self._raw_batches():
-            generation = self._thread.generation
-            place = (raw.topic, raw.partition)
-            for message in self._decoded(raw):
-                if self.limit is not None and self.count >= self.limit:
+        """Iterate over records with topic, partition, offset, timestamp (ms), key and headers."""
+        for run in self._runs():
+            while run.at < run.end:
+                yield run.message(run.at)
+                run.at += 1
+                if monotonic() >= self._commit_due or waiting_writers.stalled:
                     self.commit()
-                    return
-                if generation != self._thread.generation:
-                    break
-                self.count += 1
-                self.current = message
-                yield message
-                self._done[place] = message.offset + 1
-                if monotonic() - self._committed_at > COMMIT_INTERVAL:
-                    self.commit()
-            else:
-                self._done[place] = raw.next_offset
-            self.current = None
 
     def get_frames(self) -> Iterator[Any]:
         """Iterate over pandas DataFrames, one for each run of records of a partition.
 
-        The index is the offset. Needs pandas (``pip install streamproc[pandas]``).
+        The index is the offset; ``frame.attrs`` has the topic and the partition. All of
+        a frame is done when the loop asks for the next one. Needs pandas
+        (``pip install streamproc[pandas]``).
+
+        Raises:
+            ConfigurationError: pandas isn't installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as exc:
-            raise ConfigurationError(
-                "get_frames() needs pandas: pip install 'streamproc[pandas]'"
-            ) from exc
-        for raw in self._raw_batches():
-            left = None if self.limit is None else self.limit - self.count
-            messages = self._decoded(raw)[:left]
-            if messages:
-                self.count += len(messages)
-                yield pd.DataFrame(
-                    [_row(message.value) for message in messages],
-                    index=pd.Index([message.offset for message in messages], name="offset"),
-                )
-                self._done[(raw.topic, raw.partition)] = messages[-1].offset + 1
-            if left is not None and len(messages) == left:
-                self.commit()
-                return
-            self._done[(raw.topic, raw.partition)] = raw.next_offset
+        pandas()
+        return self._frames()
 
-    def _raw_batches(self) -> Iterator[RawBatch]:
+    def _frames(self) -> Iterator[Any]:
+        for run in self._runs():
+            begin, end = run.at, run.end
+            if begin < end:
+                yield frame_of(run, begin, end)
+                if not run.dropped:
+                    run.at = end
+                self.commit()
+
+    @property
+    def current(self) -> Message | None:
+        """The record that the loop has now, with its place in Kafka."""
+        run = self._run
+        return None if run is None or run.exhausted else run.message(run.at)
+
+    def _runs(self) -> Iterator[Run]:
+        left = self.limit
         last = monotonic()
-        while self.limit is None or self.count < self.limit:
-            batches = self._thread.fetch(0)
-            if not batches:
-                # Before waiting, what is done is made safe and visible.
-                self.commit()
-                batches = self._thread.fetch(POLL)
-            generation = self._thread.generation
-            for raw in batches:
-                if generation != self._thread.generation:
-                    break
-                yield raw
+        while left is None or left > 0:
+            run = self._next_run()
+            if run is not None:
+                begin = run.at
+                if self._bound(run, left):
+                    yield run
+                self._finish(run)
+                if left is not None:
+                    left -= run.at - begin
                 last = monotonic()
-            if not self._thread.assigned:
-                last = monotonic()  # joining the group takes seconds
-            elif not batches and self.timeout is not None and monotonic() - last > self.timeout:
-                return
+            elif not self._thread.joined:
+                last = monotonic()
+            elif self.timeout is not None and monotonic() - last >= self.timeout:
+                break
+        self.commit()
 
-    def _decoded(self, raw: RawBatch) -> list[Message]:
-        keys, key_errors = self._decode_keys(raw.keys)
-        values, value_errors = self._decode_values(raw.values)
-        bad = dict(key_errors) | dict(value_errors)
-        for row, error in bad.items():
-            self._reject(raw, row, error)
-        no_headers: tuple[tuple[str, bytes], ...] = ()
-        return [
-            Message(
-                raw.topic,
-                raw.partition,
-                raw.offsets[row],
-                raw.timestamps[row],
-                keys[row],
-                values[row],
-                raw.headers[row] if raw.headers is not None else no_headers,
+    def _next_run(self) -> Run | None:
+        """Return the run that the last loop left, or the next one, or None after a while."""
+        if self._closed:
+            raise StreamprocError("This KafkaReader is closed; make a new one")
+        if self._run is not None:
+            return self._run
+        thread = self._thread
+        if not thread.buffer:
+            thread.fetch(0)
+        if not thread.buffer:
+            self.commit()  # before waiting, what is done is made safe and visible
+            thread.fetch(POLL)
+        try:
+            fetched = thread.buffer[0]
+        except IndexError:
+            return None
+        run, rejected = self._decode(fetched.raw)
+        if rejected:
+            self._reject(fetched.raw, rejected)
+        with self._lock:
+            # Only now is it taken from the buffer: an interrupt before loses nothing.
+            if fetched.generation != thread.generation or not thread.buffer:
+                return None
+            self._run = run
+            thread.buffer.popleft()
+        return run
+
+    def _bound(self, run: Run, left: int | None) -> bool:
+        with self._lock:
+            if not run.dropped:
+                run.end = len(run.values) if left is None else min(len(run.values), run.at + left)
+            return run.at < run.end
+
+    def _finish(self, run: Run) -> None:
+        with self._lock:
+            if run.dropped:
+                if self._run is run:
+                    self._run = None
+            elif run.exhausted and self._run is run:
+                self._done[run.place] = run.done_offset
+                self._run = None
+
+    def _reject(self, raw: RawBatch, rejected: list[Rejected]) -> None:
+        letters_topic = f"{self.group}-dead-letters"
+        place = _Place(raw.topic, raw.partition)
+        letters = [
+            Letter(
+                raw.keys[row],
+                raw.values[row],
+                (
+                    *(raw.headers[row] if raw.headers is not None else ()),
+                    *letter_headers(place, raw.offsets[row], raw.timestamps[row], part, error),
+                ),
             )
-            for row in range(len(raw))
-            if row not in bad
+            for row, part, error in rejected
         ]
-
-    def _reject(self, raw: RawBatch, row: int, error: DecodeError) -> None:
-        self.rejected += 1
-        letters = f"{self.group}-dead-letters"
+        self._thread.send(letters_topic, letters)
+        self.rejected += len(rejected)
+        row, part, error = rejected[0]
         logger.error(
-            "Record %s/%d@%d can't be decoded: %s. It goes to topic %r",
+            "Record %s/%d@%d can't be decoded (%s): %s. It went to topic %r%s",
             raw.topic,
             raw.partition,
             raw.offsets[row],
+            part,
             error,
-            letters,
+            letters_topic,
+            f", with {len(rejected) - 1} more of its batch" if len(rejected) > 1 else "",
         )
-        if not self._letters_declared:
-            self._thread.ensure_topic(letters)
-            self._letters_declared = True
-        place = _Place(raw.topic, raw.partition)
-        headers = letter_headers(place, raw.offsets[row], raw.timestamps[row], "value", error)
-        original = raw.headers[row] if raw.headers is not None else ()
-        self._thread.send(letters, raw.keys[row], raw.values[row], (*original, *headers))
 
     def commit(self) -> None:
-        """Flush open writers and commit what is done."""
-        self._committed_at = monotonic()
-        done = self._take_done()
-        if done:
-            self._thread.commit(done)
+        """Write what writers hold, waiting while Redis is away, and commit what is done.
+
+        Raises:
+            SinkError: Redis refused what a writer held; nothing is committed.
+        """
+        self._commit(wait=True)
+
+    def _commit(self, wait: bool) -> None:
+        self._commit_due = monotonic() + COMMIT_INTERVAL
+        done = self._snapshot()
+        _flush_writers(wait)
+        if done and self._thread.commit(done):
+            with self._lock:
+                self._committed.update(done)
+
+    def _snapshot(self) -> dict[Place, int]:
+        """Return the offsets that are done and not committed.
+
+        Taken before writers are flushed: what is done later may not be in Redis yet.
+        """
+        with self._lock:
+            done = dict(self._done)
+            run = self._run
+            if run is not None and run.at and not run.dropped:
+                done[run.place] = run.done_offset
+            committed = self._committed
+            return {place: at for place, at in done.items() if committed.get(place) != at}
 
     def _on_revoke(self) -> dict[Place, int]:
+        done = self._snapshot()
+        with self._lock:
+            if self._run is not None:
+                self._run.drop()
+            self._run = None
+            self._thread.buffer.clear()
+            self._done.clear()
+            self._committed.clear()
         try:
-            return self._take_done()
+            _flush_writers(wait=False)
         except SinkError as exc:
             logger.error("Results are not in Redis, so their records are read again: %s", exc)
             return {}
-        finally:
-            self._done = {}
-
-    def _take_done(self) -> dict[Place, int]:
-        for writer in list(open_writers):
-            writer.flush()
-        done, self._done = self._done, {}
         return done
 
     def close(self) -> None:
-        """Commit what is done and leave the group."""
-        self.commit()
-        self._thread.close()
+        """Commit what is done and leave the group.
+
+        Raises:
+            SinkUnavailable: Redis is away; what it misses is not committed.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        try:
+            self._commit(wait=False)
+        finally:
+            self._thread.close()
 
     def __enter__(self) -> KafkaReader:
         return self
@@ -256,21 +339,23 @@ class _Place(NamedTuple):
     partition: int
 
 
-def _row(value: Any) -> Any:
-    asdict = getattr(value, "asdict", None)
-    return asdict() if asdict is not None else value
-
-
-def bootstrap_servers(broker_list: str | Sequence[str]) -> str:
-    """Return brokers in any accepted form as "host:port,host:port".
-
-    Raises:
-        ConfigurationError: There is none.
-    """
-    parts = (
-        broker_list.replace(";", ",").split(",") if isinstance(broker_list, str) else broker_list
-    )
-    hosts = [part.strip().split("://")[-1].rstrip("/") for part in parts if part.strip()]
-    if not hosts:
-        raise ConfigurationError('broker_list is empty; give for example "localhost:9092"')
-    return ",".join(host if ":" in host else f"{host}:9092" for host in hosts)
+def _flush_writers(wait: bool) -> None:
+    """Write what writers hold; with ``wait`` again and again while Redis is away."""
+    since = 0.0
+    delay = FIRST_DELAY
+    for writer in list(waiting_writers):
+        while True:
+            try:
+                writer.flush()
+                break
+            except SinkUnavailable as exc:
+                if not wait:
+                    raise
+                if not since:
+                    since = monotonic()
+                    logger.warning("%s. Reading waits until it is back", exc)
+                sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+    waiting_writers.stalled = False
+    if since:
+        logger.warning("Redis is back after %.1f s, reading goes on", monotonic() - since)
