@@ -289,7 +289,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self.app.topics.close_progress()
 
     async def on_stop(self) -> None:
-        await self.wait_empty()
+        if not all(each.closed for each in self.app.topics.progress()):
+            await self.wait_empty()
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Run a checkpoint; see :class:`streamproc.checkpoint.Checkpoint`."""

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 #: At most one log line a topic and kind of error in this many seconds.
 LOG_INTERVAL = 5.0
 
+#: Bytes of a letter that the dead-letter topic takes; Kafka's default is 1 MiB, and what
+#: is too large for an agent should not be too large for its dead letters.
+LARGEST_LETTER = 16 * 1024 * 1024
+
 
 class DeadLetters:
     """Sends rejected records to the dead-letter topic, and counts and logs them.
@@ -53,7 +57,9 @@ class DeadLetters:
 
     async def _declare(self) -> None:
         if not self._declared:
-            await self.app.topic(self.topic, value_serializer="raw").maybe_declare()
+            config = {"max.message.bytes": str(LARGEST_LETTER)}
+            topic = self.app.topic(self.topic, value_serializer="raw", config=config)
+            await topic.maybe_declare()
             self._declared = True
 
     def _note(self, tp: Any, offset: int, stage: str, error: BaseException) -> None:

@@ -116,6 +116,7 @@ BAD = {
     "wrong type": b'{"sensor_id": "a", "value": "much"}',
     "missing field": b'{"sensor_id": "a"}',
     "array": b"[1, 2]",
+    "5 MB": b'{"sensor_id": "' + b"x" * 5_000_000,
 }
 
 
