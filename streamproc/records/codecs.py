@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from faust.agents.models import ReqRepRequest
 from faust.models.base import Model as FaustModel
 from faust.models.base import registry
 
@@ -32,7 +33,7 @@ from streamproc.records.columns import (
     single,
     unchanged,
 )
-from streamproc.records.record import METADATA, Record, coercion_hook, encode_unknown, named_model
+from streamproc.records.record import METADATA, Record, coercion_hook, encode_unknown
 
 Encoder = Callable[[Any], bytes | None]
 
@@ -199,7 +200,7 @@ def _record_readers(model: Any) -> tuple[Decoder, Decoder | None]:
     def recover(payload: bytes) -> Any:
         return model.from_data(untyped_exact(payload))
 
-    if options.date_parser or model is Record:
+    if options.date_parser or model.__is_abstract__:
         return recover, None
     try:
         decode = msgspec.json.Decoder(
@@ -207,31 +208,30 @@ def _record_readers(model: Any) -> tuple[Decoder, Decoder | None]:
         ).decode
     except TypeError as exc:
         raise ConfigurationError(f"{model.__name__} can't be read: {exc}") from exc
-    if not (options.is_polymorphic or model.__is_abstract__):
+    if not (options.is_polymorphic or _could_be_envelope(model)):
         return decode, recover
 
     def decode_named(payload: bytes) -> Any:
-        if model.__is_abstract__ or NAMED in payload:
-            return recover(payload)
-        return decode(payload)
+        return recover(payload) if NAMED in payload else decode(payload)
 
     return decode_named, recover
+
+
+def _could_be_envelope(model: Any) -> bool:
+    """True if Faust's envelope of a request could pass for a record of this model."""
+    required = {info.encode_name for info in model._options.infos if info.required}
+    return required.issubset(ReqRepRequest._options.fieldset)
 
 
 def _undeclared(payload: bytes) -> Any:
     value = untyped(payload)
     # A model written with its namespace comes back as that model, as in Faust.
     if NAMED in payload and isinstance(value, dict):
-        model = named_model(Record, value) or _faust_model(value)
-        if model is not None:
-            return model.from_data(value)
+        metadata = value.get(METADATA)
+        namespace = metadata.get("ns") if isinstance(metadata, dict) else None
+        if isinstance(namespace, str) and namespace in registry:
+            return registry[namespace].from_data(value)
     return value
-
-
-def _faust_model(value: dict[str, Any]) -> Any:
-    metadata = value.get(METADATA)
-    namespace = metadata.get("ns") if isinstance(metadata, dict) else None
-    return registry.get(namespace) if isinstance(namespace, str) else None
 
 
 def _json_text(payload: bytes) -> str:

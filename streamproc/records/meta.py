@@ -31,32 +31,32 @@ class RecordMeta(type(msgspec.Struct)):  # type: ignore[misc]
     """Takes Faust's class options, and gives field descriptors on the class."""
 
     def __new__(
-        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **given: Any
+        mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **given: Any
     ) -> RecordMeta:
         chosen = {key: given.pop(key) for key in NAMES & given.keys()}
-        chosen = {**_inner_options(namespace), **chosen}
+        chosen = {**_inner_options(body), **chosen}
         inherited = next((base._options for base in bases if hasattr(base, "_options")), None)
         if inherited is None:
-            return cast(RecordMeta, super().__new__(mcls, name, bases, namespace, **given))
-        _refuse_init(name, namespace)
-        renamed = adapt_fields(name, namespace)
+            return cast(RecordMeta, super().__new__(mcls, name, bases, body, **given))
+        _refuse_init(name, body)
+        renamed = adapt_fields(name, body)
         if renamed:
             given.setdefault("rename", renamed)
-        if _needs_keywords(bases, namespace):
+        if _needs_keywords(bases, body):
             given.setdefault("kw_only", True)
         event_time = chosen.get("event_time") or inherited.event_time
         validators = (
             *inherited.validators,
-            *_event_time_check(event_time, namespace),
-            *own_validators(namespace),
+            *_event_time_check(event_time, body),
+            *own_validators(body),
         )
-        validates = _validates_itself(bases, namespace, chosen.get("validation"))
+        validates = _validates_itself(bases, body, chosen.get("validation"))
         if validators or validates:
-            hook = namespace.get("__post_init__") or _inherited_hook(bases)
-            namespace["__post_init__"] = post_init(hook, validators, validates)
+            hook = body.get("__post_init__") or _inherited_hook(bases)
+            body["__post_init__"] = post_init(hook, validators, validates)
         if any(chosen.get(key) for key in ("abstract", "coerce", "validation")):
             mcls = _CheckedMeta
-        cls = cast(Any, super().__new__(mcls, name, bases, namespace, **given))
+        cls = cast(Any, super().__new__(mcls, name, bases, body, **given))
         options = Options(cls, inherited, chosen)
         options.validators = validators
         _check_event_time(cls, options.event_time)

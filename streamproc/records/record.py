@@ -115,7 +115,7 @@ class Record(msgspec.Struct, FaustModel, metaclass=RecordMeta, order=True):
 
     @classmethod
     def from_data(cls: type[R], data: Any, *, preferred_type: Any = None) -> R:
-        """Make a record of plain data (a mapping), or of a subclass that it names.
+        """Make a record of plain data (a mapping), or of the subclass that it names.
 
         Raises:
             DecodeError: The data doesn't fit; it says which field.
@@ -123,6 +123,10 @@ class Record(msgspec.Struct, FaustModel, metaclass=RecordMeta, order=True):
         if isinstance(data, Record):
             return cast(R, data)
         model = named_model(cls, data) or cls
+        if not issubclass(model, Record):
+            return cast(R, model.from_data(data, preferred_type=model))
+        if model.__is_abstract__:
+            raise DecodeError(f"{model.__name__} is abstract, and the data names no record of it")
         options = model._options
         if options.date_parser and isinstance(data, dict):
             data = lenient.parse_dates(options, data)
@@ -199,15 +203,20 @@ Record._options = Options(Record, None, {})
 
 
 def named_model(declared: Any, data: Any) -> Any:
-    """Return the polymorphic subclass of ``declared`` that the data names, or None."""
-    if not isinstance(data, dict) or METADATA not in data:
-        return None
-    metadata = data[METADATA]
+    """Return the model that the data names and ``declared`` may turn out to be, or None.
+
+    That is a polymorphic subclass, or the envelope in which Faust sends requests. (Faust
+    takes any polymorphic model, so that a sender could choose what an agent gets.)
+    """
+    metadata = data.get(METADATA) if isinstance(data, dict) else None
     namespace = metadata.get("ns") if isinstance(metadata, dict) else None
-    model = registry.get(namespace) if isinstance(namespace, str) else None
-    if model is None or not isinstance(model, RecordMeta):
+    if not isinstance(namespace, str) or namespace not in registry:
         return None
-    if declared is Record or model._options.is_polymorphic:
+    model: Any = registry[namespace]
+    options = model._options
+    if not (options.polymorphic_fields or options.allow_blessed_key or declared is Record):
+        return None
+    if issubclass(model, declared) or options.allow_blessed_key or namespace[0] == "@":
         return model
     return None
 
