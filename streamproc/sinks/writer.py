@@ -181,7 +181,8 @@ def _flush_at_exit() -> None:
 
 
 def _as_record(data: Any) -> Any:
-    return data if field_names(data) else {"value": data}
+    # A dict with no field in it is not a value: the sink says what is wrong with it.
+    return data if isinstance(data, Mapping) or field_names(data) else {"value": data}
 
 
 def _channel(url: str | Mapping[str, Any]) -> SyncChannel:
