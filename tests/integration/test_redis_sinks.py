@@ -333,7 +333,7 @@ async def test_sinks_of_an_app_share_one_link(redis_url: str) -> None:
     await two.flush()
     await two.close()
     await other.close()
-    with pytest.raises(SinkError, match="not open"):
+    with pytest.raises(SinkError, match="open_sink"):
         await one.write(["x"])
 
 
