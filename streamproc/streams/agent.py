@@ -17,6 +17,7 @@ from mode.utils.futures import maybe_async
 from mode.utils.text import want_str
 
 from streamproc.errors import SinkError
+from streamproc.records.record import METADATA, Record
 from streamproc.streams.stream import Stream
 
 
@@ -70,6 +71,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         return True
 
     def _run_again(self, aref: Any) -> Any:
+        aref.stream.keep_operators()
         result = aref.it = self.fun(aref.stream)
         return self._slurp(aref, aiter(result)) if isinstance(result, AsyncIterable) else result
 
@@ -89,7 +91,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         async for value in it:
             if stream is None:
                 stream = res.stream.get_active_stream()
-                if stream.reads_batches:
+                if sinks and stream.reads_batches:
                     stream.before_done(write_results)
             if stream.may_want_reply:
                 await self._maybe_reply(stream.current_event, value)
@@ -106,6 +108,12 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
                 await sink.send(value=value)
             elif not _takes_batches(sink):
                 await maybe_async(sink(value))
+
+    async def _reply(self, key: Any, value: Any, reply_to: str, correlation_id: str) -> None:
+        # Who asked gets the model back by its namespace.
+        if isinstance(value, Record):
+            value = {**value.to_representation(), METADATA: {"ns": value._options.namespace}}
+        await super()._reply(key, value, reply_to, correlation_id)
 
     async def _maybe_reply(self, event: Any, value: Any) -> None:
         if event is None:

@@ -13,14 +13,15 @@ from inspect import isawaitable
 from time import monotonic
 from typing import Any
 
-import faust.streams
 from faust.exceptions import Skip
 from faust.streams import _current_event
 from faust.types.tuples import ConsumerMessage
 from mode.utils.times import want_seconds
 
+from streamproc.errors import ConfigurationError, SinkError
 from streamproc.kafka.progress import Delivery
 from streamproc.streams.batch import Batch
+from streamproc.streams.operators import OperatorStream
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
 
@@ -34,7 +35,7 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     __slots__ = ("delivery", "row")
 
 
-class Stream(faust.streams.Stream):  # type: ignore[misc]
+class Stream(OperatorStream):
     """A stream of records; see the module's text."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,6 +43,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         self._row = 0
         self._end_row = 0
         self._open: list[Span] = []
+        self._by_hand = False
         self._event: Any = None
         self._event_at: tuple[Delivery | None, int] = (None, -1)
         self._iteration = 0
@@ -56,6 +58,11 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
     def reads_batches(self) -> bool:
         """True when the stream reads a Kafka topic on the batch data path."""
         return isinstance(self.channel, Topic) and self.channel.takes_batches
+
+    @property
+    def _acks_by_row(self) -> bool:
+        """True when records are done in any order: by several actors, or by hand."""
+        return self.concurrency_index is not None or not self.enable_acks
 
     @property
     def current_event(self) -> Any:
@@ -113,14 +120,19 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         A batch counts as done when the loop asks for the next one; its offsets are
         committed at the next checkpoint. Processors (``filter`` and the like) are
         applied to each value.
+
+        Raises:
+            ConfigurationError: The stream isn't over a Kafka topic.
         """
+        if not self.reads_batches:
+            raise ConfigurationError(f"{self.channel} is no Kafka topic: use take() on it")
         mine = await self._begin()
         try:
             while not self.should_stop:
                 spans = self._redo.pop() or await self._take_spans(self.app.batch_size, None)
                 for span in spans:
-                    batch = await self._batch_of(span)
                     self._hand_out([span])
+                    batch = await self._batch_of(span)
                     if len(batch):
                         yield batch
                     await self._finish_open()
@@ -150,7 +162,7 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         if not self.reads_batches:
             iterator: AsyncIterator[Any] = super().__aiter__()
             return iterator
-        if self.concurrency_index is not None or not self.enable_acks:
+        if self._acks_by_row:
             return self._iterate_shared()
         return self._iterate()
 
@@ -170,7 +182,10 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
                             if progress.closed:
                                 end = row
                                 break
-                            self._row = delivery.cursor = row
+                            self._row = row
+                            # Results in a buffer are not done.
+                            if self._before_done is None:
+                                delivery.cursor = row
                             try:
                                 value = await self._process(values[row])
                             except Skip:
@@ -181,7 +196,9 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
                             if progress.closed:
                                 end = row
                                 break
-                            self._row = delivery.cursor = row
+                            self._row = row
+                            if self._before_done is None:
+                                delivery.cursor = row
                             yield values[row]
                     await self._finish(Span(delivery, start, end))
         except StopAsyncIteration:
@@ -233,6 +250,10 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
     async def take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
         """Buffer up to ``max_`` values, or what comes ``within`` seconds of the first."""
+        if not self.reads_batches:
+            async for values in super().take(max_, within):
+                yield values
+            return
         async for spans in self._buffers(max_, within):
             kept = await self._processed(spans)
             if kept:
@@ -240,6 +261,10 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
     async def take_events(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
         """As :meth:`take`, with events."""
+        if not self.reads_batches:
+            async for events in super().take_events(max_, within):
+                yield events
+            return
         async for spans in self._buffers(max_, within):
             kept = await self._processed(spans)
             if kept:
@@ -249,6 +274,10 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         self, max_: int, within: Any, timestamp_field_name: str
     ) -> AsyncIterator[Sequence[Any]]:
         """As :meth:`take`; values that are dicts get the Kafka timestamp (seconds)."""
+        if not self.reads_batches:
+            async for values in super().take_with_timestamp(max_, within, timestamp_field_name):
+                yield values
+            return
         async for spans in self._buffers(max_, within):
             kept = await self._processed(spans)
             for delivery, row, value in kept:
@@ -259,43 +288,48 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
     async def noack_take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
         """As :meth:`take_events`; each event counts as done when it is acked by hand."""
-        async for spans in self._buffers(max_, within, acks=False):
-            yield [
-                self._make_event(delivery, row) for delivery, row, _ in await self._processed(spans)
-            ]
+        if not self.reads_batches:
+            async for events in super().noack_take(max_, within):
+                yield events
+            return
+        async for spans in self._buffers(max_, within, by_hand=True):
+            kept = await self._processed(spans)
+            if kept:
+                yield [self._make_event(delivery, row) for delivery, row, _ in kept]
 
     async def _buffers(
-        self, max_: int, within: Any, acks: bool = True
+        self, max_: int, within: Any, by_hand: bool = False
     ) -> AsyncIterator[list[Span]]:
         mine = await self._begin()
+        self._by_hand = by_hand or not self.enable_acks
         seconds = want_seconds(within) if within else None
         try:
             while not self.should_stop:
-                spans = self._redo.pop()
-                if spans is None:
-                    spans = await self._take_spans(max_, None)
-                    deadline = monotonic() + seconds if seconds is not None else None
-                    count = sum(span.end - span.start for span in spans)
-                    while count < max_:
-                        left = deadline - monotonic() if deadline is not None else None
-                        if left is not None and left <= 0:
-                            break
-                        more = await self._take_spans(max_ - count, left)
-                        if not more:
-                            break
-                        count += sum(span.end - span.start for span in more)
-                        spans += more
-                    self.events_total += count
-                if acks:
-                    self._hand_out(spans)
-                    yield spans
-                    await self._finish_open()
-                else:
-                    yield spans
+                spans = self._redo.pop() or await self._fill(max_, seconds)
+                self._hand_out(spans)
+                yield spans
+                await self._finish_open()
         except StopAsyncIteration:
             return  # thrown into the channel to end the iteration
         finally:
             await self._end(mine)
+
+    async def _fill(self, max_: int, seconds: float | None) -> list[Span]:
+        """Collect ``max_`` records, or what comes ``seconds`` after the first."""
+        spans = await self._take_spans(max_, None)
+        deadline = monotonic() + seconds if seconds is not None else None
+        count = len(spans[0].delivery)
+        while count < max_:
+            left = deadline - monotonic() if deadline is not None else None
+            if left is not None and left <= 0:
+                break
+            more = await self._take_spans(max_ - count, left)
+            if not more:
+                break
+            count += len(more[0].delivery)
+            spans += more
+        self.events_total += count
+        return spans
 
     # -- taking deliveries
 
@@ -354,13 +388,15 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
                 try:
                     kept.append((delivery, row, await self._process(values[row])))
                 except Skip:
-                    continue
+                    if self._by_hand:
+                        delivery.ack(row)
         return kept
 
     # -- handing out and finishing
 
     async def _begin(self) -> int:
         self._finalized = True
+        self._has_operators = False
         self._iteration += 1
         if await self.maybe_start():
             self._started_by_iteration = True
@@ -369,13 +405,15 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
             await self._finish_open()
         elif self._delivery is not None:
             delivery, row = self._delivery, self._row
-            if self.concurrency_index is not None:
-                delivery.ack(row)
+            if self._acks_by_row:
+                if self.enable_acks:
+                    delivery.ack(row)
             else:
                 if row + 1 < self._end_row:
                     self._redo.first([Span(delivery, row + 1, self._end_row)])
                 await self._finish(Span(delivery, row, row + 1))
             self._delivery = None
+        self._by_hand = False
         _current_event.set(self._current)
         return self._iteration
 
@@ -395,6 +433,9 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
     async def _finish_open(self) -> None:
         spans = self._open
+        if self._by_hand:
+            self._open, self._delivery = [], None
+            return
         if self._before_done is not None:
             await self._before_done()
         self._open = []
@@ -425,27 +466,38 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
 
         Waits a growing time before the next try, unless the partition is revoked.
         """
-        delivery = self._delivery
-        if self._open:
-            spans, rest = self._open, []
-        elif delivery is not None:
-            row = self._row
-            spans = [Span(delivery, row, row + 1)]
-            follows = row + 1 < self._end_row
-            rest = [Span(delivery, row + 1, self._end_row)] if follows else []
-        else:
+        if self._before_done is not None:
+            # Results of the records before the failed one.
+            try:
+                await self._before_done()
+            except SinkError as exc:
+                self.log.error("Results of %s do not fit a sink: %s", stage, exc)
+        spans, rest = self._in_hand()
+        self._open, self._delivery = [], None
+        if not spans:
             # It failed before or between records: there is nothing to reject.
             await asyncio.sleep(IDLE_BACKOFF)
             return
-        self._open, self._delivery = [], None
         for span in self._redo.failed(spans, rest):
             await self.app.dead_letters.send(span.delivery, span.start, stage, error)
-            if self.concurrency_index is not None:
+            if self._acks_by_row or self._by_hand:
                 span.delivery.ack(span.start)
             else:
                 self._mark_done(span)
             return
         await self._pause(self._redo.backoff, spans[0].delivery)
+
+    def _in_hand(self) -> tuple[list[Span], list[Span]]:
+        """Return what the agent was given and isn't done, and what follows it."""
+        if self._open:
+            undone = [Span(each, max(start, each.cursor), end) for each, start, end in self._open]
+            return [span for span in undone if span.start < span.end], []
+        delivery, row = self._delivery, self._row
+        if delivery is None:
+            return [], []
+        follows = row + 1 < self._end_row
+        rest = [Span(delivery, row + 1, self._end_row)] if follows else []
+        return [Span(delivery, row, row + 1)], rest
 
     async def _pause(self, seconds: float, delivery: Delivery) -> None:
         until = monotonic() + seconds
@@ -476,31 +528,3 @@ class Stream(faust.streams.Stream):  # type: ignore[misc]
         finally:
             self._channel_stop_iteration(channel)
             self._passive = False
-
-    def through(self, channel: Any) -> Any:
-        # An agent that is restarted calls this again on the stream it already derived from.
-        if self._finalized and self._next is not None:
-            return self._next
-        return super().through(channel)
-
-    def group_by(self, key: Any, **kwargs: Any) -> Any:
-        if self._finalized and self._next is not None:
-            return self._next
-        return super().group_by(key, **kwargs)
-
-    def filter(self, fun: Callable[[Any], Any]) -> Any:
-        def keep(value: Any) -> Any:
-            wanted = fun(value)
-            if isawaitable(wanted):
-                return self._keep_later(value, wanted)
-            if not wanted:
-                raise Skip
-            return value
-
-        self.add_processor(keep)
-        return self
-
-    async def _keep_later(self, value: Any, wanted: Awaitable[Any]) -> Any:
-        if not await wanted:
-            raise Skip
-        return value
