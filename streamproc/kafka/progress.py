@@ -115,7 +115,16 @@ class Progress:
     but no further record is started and nothing of it is committed by us again.
     """
 
-    __slots__ = ("_backlog", "_in_flight", "_position", "closed", "held_bytes", "queued", "tp")
+    __slots__ = (
+        "_backlog",
+        "_in_flight",
+        "_position",
+        "_taken",
+        "closed",
+        "held_bytes",
+        "queued",
+        "tp",
+    )
 
     def __init__(self, tp: TP) -> None:
         self.tp = tp
@@ -123,6 +132,8 @@ class Progress:
         self.queued = False
         self.held_bytes = 0
         self._backlog: deque[RawBatch] = deque()
+        # How many records of the backlog's first run are handed out.
+        self._taken = 0
         self._in_flight: deque[Delivery] = deque()
         self._position: int | None = None
 
@@ -134,20 +145,31 @@ class Progress:
     def take(self, max_records: int) -> Delivery:
         """Hand out up to ``max_records`` from the backlog, which must not be empty."""
         backlog = self._backlog
-        raw = backlog.popleft()
-        if len(raw) > max_records:
-            raw, rest = _split(raw, max_records)
-            backlog.appendleft(rest)
-        elif backlog and len(raw) + len(backlog[0]) <= max_records:
-            parts = [raw]
+        raw = backlog[0]
+        if self._taken or len(raw) > max_records:
+            raw = self._take_part(raw, max_records)
+        else:
+            parts = [backlog.popleft()]
             count = len(raw)
             while backlog and count + len(backlog[0]) <= max_records:
                 count += len(backlog[0])
                 parts.append(backlog.popleft())
-            raw = _concat(parts)
+            if len(parts) > 1:
+                raw = _concat(parts)
         delivery = Delivery(self, raw)
         self._in_flight.append(delivery)
         return delivery
+
+    def _take_part(self, raw: RawBatch, max_records: int) -> RawBatch:
+        begin = self._taken
+        end = begin + max_records
+        if end < len(raw):
+            self._taken = end
+        else:
+            end = len(raw)
+            self._taken = 0
+            self._backlog.popleft()
+        return _part(raw, begin, end)
 
     @property
     def has_backlog(self) -> bool:
@@ -180,29 +202,24 @@ class Progress:
         """Stop: drop the backlog; deliveries in flight end at their next record."""
         self.closed = True
         self._backlog.clear()
+        self._taken = 0
         self.held_bytes = 0
 
 
-def _split(raw: RawBatch, count: int) -> tuple[RawBatch, RawBatch]:
-    def part(begin: int, end: int | None, next_offset: int, size: int) -> RawBatch:
-        return RawBatch(
-            raw.topic,
-            raw.partition,
-            raw.offsets[begin:end],
-            raw.timestamps[begin:end],
-            raw.keys[begin:end],
-            raw.values[begin:end],
-            raw.headers[begin:end] if raw.headers is not None else None,
-            next_offset,
-            raw.high_watermark,
-            raw.timestamp_type,
-            size,
-        )
-
-    size = raw.size * count // len(raw)
-    return (
-        part(0, count, raw.offsets[count], size),
-        part(count, None, raw.next_offset, raw.size - size),
+def _part(raw: RawBatch, begin: int, end: int) -> RawBatch:
+    return RawBatch(
+        raw.topic,
+        raw.partition,
+        raw.offsets[begin:end],
+        raw.timestamps[begin:end],
+        raw.keys[begin:end],
+        raw.values[begin:end],
+        raw.headers[begin:end] if raw.headers is not None else None,
+        raw.offsets[end] if end < len(raw) else raw.next_offset,
+        raw.high_watermark,
+        raw.timestamp_type,
+        # Shares that add up to the whole.
+        raw.size * end // len(raw) - raw.size * begin // len(raw),
     )
 
 
