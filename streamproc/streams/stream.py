@@ -422,7 +422,8 @@ class Stream(OperatorStream):
         if mine != self._iteration:
             return
         self._channel_stop_iteration(self.channel)
-        if self._started_by_iteration:
+        # The streams it is derived from go on: its next iteration takes what they forward.
+        if self._started_by_iteration and (self._prev is None or self.app.should_stop):
             self._started_by_iteration = False
             await self.stop()
             self.service_reset()
