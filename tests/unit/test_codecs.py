@@ -6,7 +6,7 @@ from typing import Any
 import faust
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamproc.records.codecs as codecs
@@ -167,6 +167,7 @@ payloads = garbage | st.builds(
 
 @pytest.mark.parametrize("declared", [Reading, FaustReading, None, dict, str, bytes, float])
 @pytest.mark.parametrize("name", ["json", "raw", "text", "binary"])
+@settings(deadline=None)  # the machine may be busy
 @given(column=st.lists(payloads, max_size=20))
 def test_a_column_is_its_records_one_by_one(name, declared, column):
     codec = get_codec(name)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.errors import ConfigurationError, DecodeError
@@ -84,6 +84,7 @@ everything = st.builds(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(everything)
 def test_round_trip(record):
     again = Everything.loads(record.dumps())

@@ -18,7 +18,7 @@ from faust.types import ModelT
 from faust.types.models import FieldDescriptorT
 from faust.types.tuples import Message
 from faust.utils import json as faust_json
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc.errors import ConfigurationError, DecodeError
@@ -175,6 +175,7 @@ def test_metadata(base: Any) -> None:
 
 
 @pytest.mark.parametrize("field", [int, float, str, bool, Decimal])
+@settings(deadline=None)  # the machine may be busy
 @given(value=st.sampled_from(["5", "-1", 5, 0, True, False, 2.0, "abc", ""]))
 def test_coercion(field: Any, value: Any) -> None:
     if field is Decimal and isinstance(value, bool):
@@ -526,6 +527,7 @@ complete = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("model", MODELS)
+@settings(deadline=None)  # the machine may be busy
 @given(
     data=complete | st.dictionaries(names, values, max_size=6),
     metadata=metadata,
