@@ -227,7 +227,6 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _fetch(self, timeout: float) -> None:
         if not self.joined:
             await asyncio.sleep(min(timeout, 0.05))
-        generation = self.generation
         assignment = self._consumer.assignment()
         try:
             self._consumer._coordinator.check_errors()
@@ -242,7 +241,10 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
                 f"Kafka at {self.bootstrap} doesn't allow reading {', '.join(self.topics)} as "
                 f"group {self._group!r}: {exc}"
             ) from exc
-        if generation == self.generation:
+        # The group may have rebalanced during the wait. What was taken at its end belongs
+        # to the assignment of now, and dropping it would skip it.
+        if self.joined:
+            generation = self.generation
             self.buffer.extend(Fetched(generation, raw) for raw in batches)
 
     def commit(self, offsets: Mapping[Place, int]) -> bool:

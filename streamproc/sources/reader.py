@@ -272,11 +272,13 @@ class KafkaReader:
 
     def _commit(self, wait: bool) -> None:
         self._commit_due = monotonic() + COMMIT_INTERVAL
+        generation = self._thread.generation
         done = self._snapshot()
         _flush_writers(wait)
         if done and self._thread.commit(done):
             with self._lock:
-                self._committed.update(done)
+                if generation == self._thread.generation:
+                    self._committed.update(done)
 
     def _snapshot(self) -> dict[Place, int]:
         """Return the offsets that are done and not committed.
