@@ -35,6 +35,9 @@ from streamproc.kafka.fetch import RawBatch, fetch_batches
 #: Longest wait of one fetch call, in seconds; a wake-up ends it early.
 FETCH_TIMEOUT = 0.5
 
+#: Longest wait for the first fetch of partitions whose end is asked for, in seconds.
+HIGHWATER_TIMEOUT = 2.0
+
 #: Seconds between two looks at whether subscribed topics exist.
 TOPIC_CHECK_INTERVAL = 2.0
 
@@ -86,20 +89,29 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
-    async def fetch(self, partitions: Collection[TP]) -> list[RawBatch]:
-        """Fetch batches of ``partitions`` (called from the worker's own loop)."""
+    async def fetch(self, partitions: Collection[TP]) -> tuple[int, list[RawBatch]]:
+        """Fetch batches of ``partitions`` (called from the worker's own loop).
+
+        Returns them with the group's generation at the moment they were taken.
+        """
         return await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(self._fetch(partitions), self.thread_loop)
         )
 
-    async def _fetch(self, partitions: Collection[TP]) -> list[RawBatch]:
+    async def _fetch(self, partitions: Collection[TP]) -> tuple[int, list[RawBatch]]:
         consumer = self._ensure_consumer()
         if consumer._closed or consumer._fetcher._closed:
             raise ConsumerStoppedError
+        consumer._coordinator.check_errors()
         with consumer._subscription.fetch_context():
-            return await fetch_batches(
-                consumer._fetcher, partitions, timeout=FETCH_TIMEOUT, wake=self._wake
+            batches = await fetch_batches(
+                consumer._fetcher,
+                partitions,
+                timeout=FETCH_TIMEOUT,
+                wake=self._wake,
+                may_take=lambda: self.consumer.flow_active,
             )
+        return self.app.consumer_generation_id, batches
 
     def wake_fetch(self) -> None:
         """End a waiting fetch, since the partitions to ask for have changed."""
@@ -130,6 +142,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.tp_last_committed_at.update(dict.fromkeys(offsets, now))
         return True
 
+    async def _highwaters(self, partitions: list[TP]) -> Mapping[TP, int]:
+        """Return where partitions end, by ListOffsets and by what was fetched of them.
+
+        ListOffsets of the embedded broker forgets all but the first record of the last batch.
+        """
+        consumer = self._ensure_consumer()
+        listed = await consumer.end_offsets(partitions)
+        deadline = monotonic() + HIGHWATER_TIMEOUT
+        while any(consumer.highwater(tp) is None for tp in partitions):
+            if monotonic() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        return {tp: max(listed[tp], consumer.highwater(tp) or 0) for tp in partitions}
+
     async def missing_topics(self, topics: Collection[str]) -> set[str]:
         """Return those of ``topics`` that the broker doesn't have, asking it anew."""
         return set(await self.call_thread(self._missing_topics, topics))
@@ -154,6 +180,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._room = asyncio.Event()
         self._full: set[TP] = set()
+        self._positioned = True
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -180,10 +207,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._room.clear()
             await self.wait_first(self._room.wait(), asyncio.sleep(FETCH_TIMEOUT))
             return
-        generation = self.app.consumer_generation_id
         self.not_waiting_next_records.clear()
         try:
-            batches = await self._thread.fetch(partitions)
+            generation, batches = await self._thread.fetch(partitions)
         except KafkaError as exc:
             self.log.warning("Fetching failed, trying again: %r", exc)
             await asyncio.sleep(1.0)
@@ -224,8 +250,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             limit = self.app.buffer_bytes // 2
             topics = self.app.topics
             full -= {tp for tp in full if topics.held_bytes(tp) <= limit}
-        active: set[TP] = self._get_active_partitions()
-        return active - full if full else set(active)
+        active = set(self._get_active_partitions())
+        if not self._positioned:
+            changelogs = self.app.tables.changelog_topics
+            active = {tp for tp in active if tp.topic in changelogs}
+        return active - full if full else active
 
     def on_room(self, tp: TP) -> None:
         """A stream has finished records of ``tp``: fetch on if it had too many."""
@@ -282,6 +311,21 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 break
             await asyncio.sleep(0.005)
         await self.commit()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._positioned = False
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Go to the committed offsets, then let source partitions be fetched.
+
+        After the recovery of tables Faust resumes them before it seeks: what is fetched
+        in between would be processed twice.
+        """
+        await super().perform_seek()
+        self._positioned = True
+        self._room.set()
+        self._thread.wake_fetch()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)

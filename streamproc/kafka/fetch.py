@@ -10,7 +10,7 @@ record. This relies on the internals of aiokafka 0.14 that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,10 +136,13 @@ async def fetch_batches(
     *,
     timeout: float,
     wake: asyncio.Event,
+    may_take: Callable[[], bool] = lambda: True,
 ) -> list[RawBatch]:
     """Take what ``fetcher`` has for ``partitions``, waiting up to ``timeout`` seconds.
 
-    Setting ``wake`` ends the wait early. A partition that is not asked for keeps its
+    Setting ``wake`` ends the wait early. Taking moves the position, so what nobody will
+    process must not be taken: ``may_take`` is asked right before, since a rebalance may
+    begin and end while this waits. A partition that is not asked for keeps its
     fetched bytes and is not fetched again, which is how back-pressure reaches the
     broker.
 
@@ -148,7 +151,7 @@ async def fetch_batches(
     """
     if fetcher._subscriptions.reassignment_in_progress:
         await fetcher._subscriptions.wait_for_assignment()
-    batches = _take(fetcher, partitions)
+    batches = _take(fetcher, partitions) if may_take() else []
     if batches:
         return batches
     wake.clear()
@@ -164,7 +167,7 @@ async def fetch_batches(
         raise ConsumerStoppedError
     if waiter.done() and not waiter.cancelled():
         waiter.result()
-    return _take(fetcher, partitions)
+    return _take(fetcher, partitions) if may_take() else []
 
 
 def _take(fetcher: Any, partitions: Collection[Any]) -> list[RawBatch]:
