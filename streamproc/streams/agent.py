@@ -47,15 +47,15 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
             except asyncio.CancelledError as exc:
                 if self.should_stop:
                     raise
-                await self._crash(exc, aref)
+                await self._replace(exc, aref)
             except Exception as exc:  # noqa: BLE001 - user code may raise anything
                 if await self._is_handled(exc, aref):
                     coro = self._run_again(aref)
                     continue
-                await self._crash(exc, aref)
+                await self._replace(exc, aref)
             return
 
-    async def _crash(self, error: BaseException, aref: Any) -> None:
+    async def _replace(self, error: BaseException, aref: Any) -> None:
         await aref.crash(error)
         self.supervisor.wakeup()
 
