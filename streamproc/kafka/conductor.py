@@ -19,6 +19,11 @@ from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.progress import Progress
 
 
+def _reads_batches(channel: Any) -> bool:
+    # A topic that nobody iterates over is there to be subscribed to; nothing empties its queue.
+    return bool(getattr(channel, "takes_batches", False) and channel.is_iterator)
+
+
 class Conductor(FaustConductor):  # type: ignore[misc]
     """Hands fetched batches to channels and knows what may be committed."""
 
@@ -39,12 +44,29 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         await super().on_client_only_start()
         self._start_progress()
 
+    def add(self, topic: Any) -> None:
+        """Subscribe a channel; it reads at once what is assigned already."""
+        super().add(topic)
+        if not _reads_batches(topic) or topic.active_partitions is not None:
+            return
+        for tp, pairs in self._progress.items():
+            if tp.topic in topic.topics and topic not in (channel for channel, _ in pairs):
+                self._tp_index[tp].add(topic)
+                read = self.app.consumer._read_offset[tp]
+                pairs.append((topic, Progress(tp, None if read is None else read + 1)))
+
+    async def _update_indices(self) -> Any:
+        names = await super()._update_indices()
+        if self.app.client_only:
+            # Faust knows only the topics there are at start, which is before the first request.
+            await self.on_client_only_start()
+        return names
+
     def _start_progress(self) -> None:
         self.close_progress()
         for tp, channels in self._tp_index.items():
-            takes_batches = [each for each in channels if getattr(each, "takes_batches", False)]
-            self._progress[tp] = [(channel, Progress(tp)) for channel in takes_batches]
-            others = {each for each in channels if each not in takes_batches}
+            self._progress[tp] = [(each, Progress(tp)) for each in channels if _reads_batches(each)]
+            others = {each for each in channels if not getattr(each, "takes_batches", False)}
             if others:
                 self._per_event[tp] = super()._build_handler(tp, others)
 

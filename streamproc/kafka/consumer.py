@@ -183,6 +183,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._positioned = True
         super().__init__(*args, **kwargs)
 
+    async def subscribe(self, topics: Collection[str]) -> None:
+        """Subscribe; a client has nothing to subscribe to before its first request."""
+        if topics:
+            await super().subscribe(topics)
+
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -250,7 +255,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             limit = self.app.buffer_bytes // 2
             topics = self.app.topics
             full -= {tp for tp in full if topics.held_bytes(tp) <= limit}
-        active = set(self._get_active_partitions())
+        # A client has no group, so nothing tells Faust what it is assigned.
+        client_only = self.app.client_only
+        active = set(self.assignment() if client_only else self._get_active_partitions())
         if not self._positioned:
             changelogs = self.app.tables.changelog_topics
             active = {tp for tp in active if tp.topic in changelogs}

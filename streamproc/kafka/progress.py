@@ -126,7 +126,7 @@ class Progress:
         "tp",
     )
 
-    def __init__(self, tp: TP) -> None:
+    def __init__(self, tp: TP, position: int | None = None) -> None:
         self.tp = tp
         self.closed = False
         self.queued = False
@@ -135,7 +135,7 @@ class Progress:
         # How many records of the backlog's first run are handed out.
         self._taken = 0
         self._in_flight: deque[Delivery] = deque()
-        self._position: int | None = None
+        self._position = position
 
     def add(self, raw: RawBatch) -> None:
         """Append a fetched run to the backlog."""
