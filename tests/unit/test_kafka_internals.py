@@ -22,6 +22,7 @@ from aiokafka.consumer.fetcher import (
     FetchResult,
     PartitionRecords,
 )
+from aiokafka.consumer.group_coordinator import GroupCoordinator, NoGroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -175,6 +176,8 @@ def test_the_consumer_has_its_parts():
     expected = {"_fetcher", "_subscription", "_client", "_closed"}
     assert expected <= {*instance_attributes(AIOKafkaConsumer), *names_in(AIOKafkaConsumer.start)}
     assert callable(AIOKafkaConsumer.highwater)
+    for coordinator in (GroupCoordinator, NoGroupCoordinator):
+        assert callable(coordinator.check_errors)
 
 
 async def test_the_producers_parts_for_whole_batches():
