@@ -34,5 +34,14 @@ def main() -> None:
     """Stream processing with Kafka and Redis. Workers start with: faust -A streamproc worker"""
 
 
+def __getattr__(name: str) -> Any:
+    """Give ``option``, ``AppCommand`` and the rest of ``faust.cli`` to apps ported from it."""
+    import faust.cli
+
+    if name in faust.cli.__all__:
+        return getattr(faust.cli, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 for _command in (init, dev, replay, config, doctor):
     main.add_command(_command)
