@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+from functools import cached_property
 from typing import Any
 
 import faust
@@ -18,9 +19,12 @@ from streamproc.kafka.transport import Transport
 from streamproc.records.registry import Registry
 from streamproc.streams.agent import Agent
 from streamproc.streams.deadletters import DeadLetters
+from streamproc.streams.replies import ReplyConsumer
 from streamproc.streams.stream import Stream
 from streamproc.streams.topic import Topic
 from streamproc.tables.manager import TableManager
+from streamproc.tables.settables import CounterTable, SetGlobalTable, SetTable
+from streamproc.tables.table import GlobalTable, Table
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class App(faust.App):  # type: ignore[misc]
         drain_timeout: Seconds that agents have, on a rebalance or a stop, to finish the
             records they have begun.
         read_committed: Read only records of committed transactions.
+        table_cache_bytes: About how much memory the unchanged entries of one partition of
+            a table may take, in bytes.
         **options: Settings of ``faust.App``.
 
     Raises:
@@ -76,6 +82,7 @@ class App(faust.App):  # type: ignore[misc]
         max_retries: int = 3,
         drain_timeout: float = 20.0,
         read_committed: bool = False,
+        table_cache_bytes: int = 32 * 1024 * 1024,
         **options: Any,
     ) -> None:
         if str(options.get("processing_guarantee", "")).endswith("exactly_once"):
@@ -90,6 +97,7 @@ class App(faust.App):  # type: ignore[misc]
         self.max_retries = max_retries
         self.drain_timeout = drain_timeout
         self.read_committed = read_committed
+        self.table_cache_bytes = table_cache_bytes
         self.dead_letters = DeadLetters(
             self, (dead_letter_topic or f"{id}-dead-letters") if dead_letters else None
         )
@@ -102,7 +110,19 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("Agent", Agent)
         options.setdefault("Serializers", Registry)
         options.setdefault("TableManager", TableManager)
+        options.setdefault("Table", Table)
+        options.setdefault("GlobalTable", GlobalTable)
+        options.setdefault("SetTable", SetTable)
+        options.setdefault("SetGlobalTable", SetGlobalTable)
+        if importlib.util.find_spec("rocksdict"):
+            options.setdefault("store", "rocksdb://")
         super().__init__(id, *args, **options)
+
+    def CounterTable(self, name: str, **options: Any) -> CounterTable:
+        """Define a table of numbers that are counted up; see :class:`CounterTable`."""
+        table = CounterTable(self, name=name, beacon=self.tables.beacon, **options)
+        self.tables.add(table)
+        return table
 
     def Worker(self, **options: Any) -> Any:
         """Return a worker for this App, on uvloop where that is installed."""
@@ -133,6 +153,10 @@ class App(faust.App):  # type: ignore[misc]
             opening = self._sinks[sink] = asyncio.ensure_future(sink.open(self))
         await opening
         self.checkpoint.add(sink)
+
+    @cached_property
+    def _reply_consumer(self) -> ReplyConsumer:
+        return ReplyConsumer(self, loop=self.loop, beacon=self.beacon)
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
         await consumer.wait_empty()

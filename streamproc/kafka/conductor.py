@@ -9,11 +9,13 @@ from) gets Faust's per-event form. Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from faust.transport.conductor import Conductor as FaustConductor
 from faust.types import TP
+from mode import Service
+from mode.utils.futures import notify
 
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.progress import Progress
@@ -35,6 +37,28 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         super().__init__(app, **kwargs)
         self._progress: dict[TP, list[tuple[Any, Progress]]] = {}
         self._per_event: dict[TP, Any] = {}
+        # Up to where each partition was handed on since it was assigned.
+        self._next_offsets: dict[TP, int] = {}
+
+    @Service.task
+    async def _subscriber(self) -> None:
+        """Subscribe to what is read, and again when that changes.
+
+        Faust's own forgets what changes while it subscribes or while the group rebalances.
+        """
+        app = self.app
+        if not (app.client_only or app.producer_only):
+            await app.agents.wait_until_agents_started()
+            await app.tables.wait_until_tables_registered()
+        changed = self._subscription_changed = asyncio.Event()
+        while not self.should_stop:
+            changed.clear()
+            await app.consumer.subscribe(await self._update_indices())
+            notify(self._subscription_done)
+            await changed.wait()
+            await self.sleep(self._resubscribe_sleep_lock_seconds)
+            while app.rebalancing and not self.should_stop:
+                await self.sleep(0.1)
 
     async def on_partitions_assigned(self, assigned: set[TP]) -> None:
         await super().on_partitions_assigned(assigned)
@@ -52,8 +76,8 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         for tp, pairs in self._progress.items():
             if tp.topic in topic.topics and topic not in (channel for channel, _ in pairs):
                 self._tp_index[tp].add(topic)
-                read = self.app.consumer._read_offset[tp]
-                pairs.append((topic, Progress(tp, None if read is None else read + 1)))
+                pairs.append((topic, Progress(tp, self._next_offsets.get(tp), topic.reader)))
+                self.app.consumer.on_reader()
 
     async def _update_indices(self) -> Any:
         names = await super()._update_indices()
@@ -65,7 +89,11 @@ class Conductor(FaustConductor):  # type: ignore[misc]
     def _start_progress(self) -> None:
         self.close_progress()
         for tp, channels in self._tp_index.items():
-            self._progress[tp] = [(each, Progress(tp)) for each in channels if _reads_batches(each)]
+            self._progress[tp] = [
+                (each, Progress(tp, reader=each.reader))
+                for each in channels
+                if _reads_batches(each)
+            ]
             others = {each for each in channels if not getattr(each, "takes_batches", False)}
             if others:
                 self._per_event[tp] = super()._build_handler(tp, others)
@@ -76,6 +104,19 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             progress.close()
         self._progress = {}
         self._per_event = {}
+        self._next_offsets = {}
+
+    def _key(self, tp: TP) -> TP:
+        # Faust's index for a client knows partition 0 only.
+        return TP(tp.topic, 0) if self.app.client_only else tp
+
+    def is_read(self, tp: TP) -> bool:
+        """True when a channel takes what is fetched of ``tp``.
+
+        A topic may be subscribed to before somebody iterates over it.
+        """
+        key = self._key(tp)
+        return bool(self._progress.get(key)) or key in self._per_event
 
     def progress(self, tp: TP | None = None) -> Iterator[Progress]:
         """Iterate over the progress of all channels, or of those that read ``tp``."""
@@ -85,7 +126,8 @@ class Conductor(FaustConductor):  # type: ignore[misc]
 
     def deliver(self, raw: RawBatch) -> None:
         """Put a fetched run into the backlog of each channel that takes batches."""
-        tp = TP(raw.topic, 0 if self.app.client_only else raw.partition)
+        tp = self._key(TP(raw.topic, raw.partition))
+        self._next_offsets[tp] = raw.next_offset
         for channel, progress in self._progress.get(tp, ()):
             progress.add(raw)
             if not progress.queued or channel.queue.empty():
@@ -109,6 +151,24 @@ class Conductor(FaustConductor):  # type: ignore[misc]
     def held_bytes(self, tp: TP) -> int:
         """Bytes fetched of ``tp`` and not yet done, for the slowest of its channels."""
         return max((each.held_bytes for each in self.progress(tp)), default=0)
+
+    def start_at(self, starts: Mapping[int, Mapping[str, int]]) -> None:
+        """Pass over records whose updates tables have: by partition, an offset a reader."""
+        for progress in self.progress():
+            offset = starts.get(progress.tp.partition, {}).get(progress.reader)
+            if offset is not None:
+                progress.start_at(offset)
+
+    def positions(self) -> dict[int, dict[str, int]]:
+        """Return, by partition, the offset up to which each reader is done."""
+        positions: dict[int, dict[str, int]] = {}
+        for progress in self.progress():
+            offset = progress.committable()
+            if offset is not None:
+                known = positions.setdefault(progress.tp.partition, {})
+                # Streams without a name share one entry.
+                known[progress.reader] = min(offset, known.get(progress.reader, offset))
+        return positions
 
     def committable(self) -> dict[TP, int]:
         """Return the offset of each partition up to which all its channels are done."""

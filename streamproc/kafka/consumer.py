@@ -184,7 +184,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     async def subscribe(self, topics: Collection[str]) -> None:
-        """Subscribe; a client has nothing to subscribe to before its first request."""
+        """Subscribe; a client has nothing to subscribe to before its first request.
+
+        A new subscription gives up the partitions of the old one at once, so what is done
+        has to be committed before.
+        """
+        if self.assignment() and not self.app.client_only:
+            await self.wait_empty()
+            self.app.topics.close_progress()
         if topics:
             await super().subscribe(topics)
 
@@ -259,8 +266,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         client_only = self.app.client_only
         active = set(self.assignment() if client_only else self._get_active_partitions())
         if not self._positioned:
-            changelogs = self.app.tables.changelog_topics
-            active = {tp for tp in active if tp.topic in changelogs}
+            return set()
+        # What comes before anybody reads a topic stays at the broker until somebody does.
+        is_read = self.app.topics.is_read
+        changelogs = self.app.tables.changelog_topics  # read by the recovery
+        active = {tp for tp in active if is_read(tp) and tp.topic not in changelogs}
         return active - full if full else active
 
     def on_room(self, tp: TP) -> None:
@@ -269,6 +279,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._full.discard(tp)
             self._room.set()
             self._thread.wake_fetch()
+
+    def on_reader(self) -> None:
+        """A channel has begun to read what is assigned: its partitions may be fetched now."""
+        self._room.set()
+        self._thread.wake_fetch()
 
     def resume_partitions(self, tps: Collection[TP]) -> None:
         super().resume_partitions(tps)
