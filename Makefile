@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test test-kafka bench lint java clean
+.PHONY: help venv setup demo test test-kafka bench bench-peers lint java clean
 
 help:
 	@echo "make demo        install, start Kafka and Redis, run the reference app on sample data"
 	@echo "make test        run all tests on the embedded Kafka"
 	@echo "make test-kafka  run the tests with servers on Apache Kafka (Java, Maven)"
 	@echo "make bench       measure side by side with Faust and a loop by hand"
+	@echo "make bench-peers install Bytewax and Quix Streams, which bench then measures too"
 	@echo "make lint        ruff and mypy"
 	@echo "make setup       only install, for development"
 	@echo "make clean       remove what these made"
@@ -34,13 +35,19 @@ test-kafka: $(VENV)/.installed-test java
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Apart from the rest: the peers ask for other versions of the same packages.
+bench-peers: $(BIN)/python
+	$(BIN)/python -m venv benchmarks/.peers
+	benchmarks/.peers/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[bench-peers]'
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .streamproc .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .streamproc .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -12,10 +12,13 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.broker import Broker
+from benchmarks.inputs import Inputs
+from benchmarks.large import Large, measure_large
 from benchmarks.latency import Latency, measure_latency
-from benchmarks.readings import make_readings
-from benchmarks.runner import Input, JobFailed, Run, Runner
-from benchmarks.systems import SYSTEMS
+from benchmarks.peers import peer_versions
+from benchmarks.recovery import Recovery
+from benchmarks.runner import JobFailed, Run, Runner
+from benchmarks.systems import SYSTEMS, System
 from streamproc.dev.servers import kafka_server, redis_server
 
 LATENCY = "latency"
@@ -23,21 +26,38 @@ LATENCY = "latency"
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--records", type=int, default=1_000_000, help="readings (%(default)s)")
-    parser.add_argument(
-        "--faust-records", type=int, default=20_000, help="readings for plain Faust (%(default)s)"
+    add = parser.add_argument
+    add("--records", type=int, default=1_000_000, help="readings (%(default)s)")
+    add("--part", type=int, default=200_000, help="readings for the peers (%(default)s)")
+    add("--faust-records", type=int, default=20_000, help="readings for plain Faust (%(default)s)")
+    add("--keys", type=int, default=2_000_000, help="keys of the recovered table (%(default)s)")
+    add(
+        "--faust-keys",
+        type=int,
+        default=200_000,
+        help="keys of plain Faust's recovered table (%(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each (%(default)s)")
-    parser.add_argument("--kafka", choices=["embedded", "apache"], default="embedded")
-    parser.add_argument(
+    add("--rounds", type=int, default=3, help="runs of each (%(default)s)")
+    add("--kafka", choices=["embedded", "apache"], default="embedded")
+    add("--job", action="append", choices=list(report.JOBS), help="only this job's systems")
+    add(
         "--only",
         action="append",
         choices=[*(system.name for system in SYSTEMS), LATENCY],
-        help="only this one; may be repeated",
+        metavar="NAME",
+        help="only this system, or latency; may be repeated",
     )
-    parser.add_argument("--rate", type=int, default=5_000, help="records/s for the latency")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of the latency run")
-    parser.add_argument("--keep", action="store_true", help="keep logs, and say where")
+    add("--rate", type=int, default=5_000, help="records/s for the latency")
+    add("--seconds", type=float, default=30.0, help="length of the latency run")
+    add(
+        "--large",
+        type=int,
+        nargs="?",
+        const=10_000_000,
+        metavar="KEYS",
+        help="measure only a table of so many keys (%(const)s)",
+    )
+    add("--keep", action="store_true", help="keep logs, and say where")
     return parser.parse_args()
 
 
@@ -53,52 +73,83 @@ def main() -> None:
             redis_server(folder / "redis") as redis,
         ):
             runner = Runner(Broker(kafka.bootstrap), redis.url, folder)
-            runs = run_rounds(args, runner, console)
-            latency = run_latency(args, runner, console)
+            measured = measure(args, runner, console)
     finally:
         if args.keep:
             console.print(f"Logs are in {folder}")
         else:
             shutil.rmtree(folder)
-    report.show(console, runs, latency, args.kafka)
-    path = report.write(runs, latency, args.kafka, vars(args))
-    console.print(f"Written to {path}")
+    report.show(console, measured)
+    console.print(f"Written to {report.write(measured, vars(args))}")
+
+
+def measure(args: argparse.Namespace, runner: Runner, console: Console) -> report.Measured:
+    if args.large is not None:
+        return report.Measured({}, None, run_large(args, runner, console), args.kafka)
+    runs = run_rounds(args, runner, console)
+    return report.Measured(runs, run_latency(args, runner, console), None, args.kafka)
+
+
+def chosen(args: argparse.Namespace, console: Console) -> list[System]:
+    """Return the systems to run; say which are not installed."""
+    systems = [
+        each
+        for each in SYSTEMS
+        if (args.only is None or each.name in args.only)
+        and (args.job is None or each.job in args.job)
+    ]
+    for system in list(systems):
+        if system.peer is not None and system.peer not in peer_versions():
+            console.print(f"{system.name}: skipped, not installed (make bench-peers)")
+            systems.remove(system)
+    return systems
 
 
 def run_rounds(args: argparse.Namespace, runner: Runner, console: Console) -> dict[str, list[Run]]:
     """Run the chosen systems in turn, round after round, so that all share the weather."""
-    systems = [each for each in SYSTEMS if args.only is None or each.name in args.only]
     runs: dict[str, list[Run]] = defaultdict(list)
-    if not systems:
-        return runs
-    readings = make_readings(args.records)
-    few = readings[: args.faust_records]
-    sources = {True: Input(runner.broker, "readings-few", few)}
-    sources[False] = Input(runner.broker, "readings", readings)
-    del readings
+    sizes = {"all": args.records, "part": args.part, "few": args.faust_records}
+    inputs = Inputs(runner.broker, sizes)
+    recovery = Recovery(runner, {"all": args.keys, "few": args.faust_keys})
+    systems = chosen(args, console)
     for number in range(args.rounds):
         for system in systems:
             try:
-                run = runner.run(system, sources[system.few])
+                if system.job == "recovery":
+                    run = recovery.run(system)
+                else:
+                    run = runner.run(system, inputs.of(system))
             except JobFailed as exc:
                 console.print(f"[red]{exc}[/]", highlight=False)
                 continue
             runs[system.name].append(run)
             peak = f", {run.peak:.0f} MB" if run.peak is not None else ""
+            wrong = f", {run.wrong:,} of {run.results:,} results wrong" if run.wrong else ""
             console.print(
-                f"round {number + 1}: {system.name:16} {run.rate:>9,.0f} records/s{peak}",
+                f"round {number + 1}: {system.name:23} {run.rate:>9,.0f} records/s{peak}{wrong}",
                 highlight=False,
             )
     return runs
 
 
 def run_latency(args: argparse.Namespace, runner: Runner, console: Console) -> Latency | None:
+    if args.only is None and args.job is not None:
+        return None
     if args.only is not None and LATENCY not in args.only:
         return None
     system = next(each for each in SYSTEMS if each.name == "batches")
     console.print(f"latency: {args.rate:,} records/s for {args.seconds:g} s", highlight=False)
     try:
         return measure_latency(runner, system, args.rate, args.seconds)
+    except JobFailed as exc:
+        console.print(f"[red]{exc}[/]", highlight=False)
+        return None
+
+
+def run_large(args: argparse.Namespace, runner: Runner, console: Console) -> Large | None:
+    console.print(f"large: {args.large:,} keys", highlight=False)
+    try:
+        return measure_large(runner, args.large)
     except JobFailed as exc:
         console.print(f"[red]{exc}[/]", highlight=False)
         return None

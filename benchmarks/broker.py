@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from uuid import uuid4
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.readings import PARTITIONS, Reading
@@ -17,7 +25,7 @@ class Broker:
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
 
     def create_topic(self, name: str) -> None:
         """Create a topic and return when its partitions have leaders."""
@@ -36,29 +44,49 @@ class Broker:
         settings = {"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"}
         return Producer({**settings, **{key.replace("_", "."): v for key, v in options.items()}})
 
-    def fill(self, topic: str, readings: Sequence[Reading]) -> None:
-        """Create ``topic`` and put the readings in."""
+    def fill(self, topic: str, readings: Iterable[Reading]) -> None:
+        """Create ``topic`` and put the readings in, at their own times."""
         self.create_topic(topic)
         producer = self.new_producer(linger_ms=50, queue_buffering_max_messages=2_000_000)
-        for count, reading in enumerate(readings):
-            producer.produce(topic, reading.value, reading.key)
+        for count, (key, value, timestamp, partition) in enumerate(readings):
             if count % 10_000 == 0:
+                while len(producer) > 1_000_000:
+                    producer.poll(0.1)
                 producer.poll(0)
+            producer.produce(topic, value, key, partition, timestamp=timestamp)
         producer.flush()
 
-    def read_all(self, topic: str, count: int) -> list[tuple[bytes, bytes]]:
-        """Read ``count`` records back, and those that are there beyond them."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": uuid4().hex})
+    def append(self, topic: str, readings: Iterable[Reading]) -> None:
+        """Put a few readings into a topic, each in a batch of its own.
+
+        The embedded broker says that a topic ends with the first record of its last batch.
+        """
+        producer = self.new_producer()
+        for key, value, timestamp, partition in readings:
+            producer.produce(topic, value, key, partition, timestamp=timestamp)
+            producer.flush()
+
+    def read_all(self, topic: str, timeout: float = 120.0) -> Iterator[list[Message]]:
+        """Read a topic to the ends of its partitions, as fetches tell of them."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": uuid4().hex,
+                "enable.partition.eof": True,
+            }
+        )
         consumer.assign([TopicPartition(topic, each, OFFSET_BEGINNING) for each in _partitions()])
-        records: list[tuple[bytes, bytes]] = []
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+        open_partitions = set(_partitions())
+        deadline = time.monotonic() + timeout
+        while open_partitions and time.monotonic() < deadline:
             messages = consumer.consume(10_000, 1.0)
-            if not messages and len(records) >= count:
-                break
-            records += [(each.key(), each.value()) for each in messages if not each.error()]
+            ends = [each for each in messages if each.error()]
+            for end in ends:
+                if end.error().code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(end.error())
+                open_partitions.discard(end.partition())
+            yield [each for each in messages if not each.error()] if ends else messages
         consumer.close()
-        return records
 
     def committed(self, group: str, topic: str) -> int:
         """Return the sum of the group's committed offsets."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 SENSORS = 1000
 PARTITIONS = 4
 FIRST_TIMESTAMP = 1_700_000_000_000
+WINDOW = 10_000
+#: The sensor of the last record of each partition, an hour after the others: it closes their
+#: windows, and its own is nobody's result.
+CLOSING = "closing"
 
 
 class Reading(NamedTuple):
@@ -17,37 +21,87 @@ class Reading(NamedTuple):
 
     key: bytes
     value: bytes
+    timestamp: int
+    partition: int = -1
 
 
-def make_readings(count: int, seed: int = 1) -> list[Reading]:
-    """Make ``count`` readings of 1000 sensors; about 5 % are negative."""
+def make_readings(count: int, seed: int = 1, step: int = 10) -> list[Reading]:
+    """Make ``count`` readings of 1000 sensors, ``step`` ms apart; about 5 % are negative."""
     rng = random.Random(seed)
-    readings = []
-    for number in range(count):
-        sensor = f"sensor-{rng.randrange(SENSORS):04d}"
-        value = round(rng.gauss(50.0, 30.0), 3)
-        text = json.dumps(
-            {"sensor_id": sensor, "value": value, "ts": FIRST_TIMESTAMP + number * 10}
+    return [
+        _reading(
+            f"sensor-{rng.randrange(SENSORS):04d}",
+            round(rng.gauss(50.0, 30.0), 3),
+            FIRST_TIMESTAMP + number * step,
         )
-        readings.append(Reading(sensor.encode(), text.encode()))
-    return readings
+        for number in range(count)
+    ]
 
 
-def expected_hashes(readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
-    """Recompute the Redis hashes, plainly."""
-    values: dict[str, list[float]] = {}
+def closing_readings(after: Sequence[Reading]) -> list[Reading]:
+    """Return one reading a partition that moves event time far beyond all windows."""
+    late = after[-1].timestamp + 3_600_000
+    return [_reading(CLOSING, 0.0, late, partition) for partition in range(PARTITIONS)]
+
+
+def _reading(sensor: str, value: float, timestamp: int, partition: int = -1) -> Reading:
+    text = json.dumps({"sensor_id": sensor, "value": value, "ts": timestamp})
+    return Reading(sensor.encode(), text.encode(), timestamp, partition)
+
+
+Hashes = dict[str, dict[str, float]]
+
+
+def expected_hashes(readings: Iterable[Reading]) -> Hashes:
+    """Recompute the Redis hashes of the sensors, plainly."""
+    return _statistics((f"stats:{data['sensor_id']}", data) for data in _positive(readings))
+
+
+def expected_windows(readings: Iterable[Reading]) -> Hashes:
+    """Recompute the Redis hashes of the sensors' windows, named by their start."""
+    return _statistics(
+        (f"stats:{data['sensor_id']}:{data['ts'] - data['ts'] % WINDOW}", data)
+        for data in _positive(readings)
+    )
+
+
+def expected_tables(readings: Iterable[Reading]) -> tuple[dict[str, float], dict[str, float]]:
+    """Recompute the tables of sums and counts, of all readings."""
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for reading in readings:
         data = json.loads(reading.value)
-        if data["value"] >= 0:
-            values.setdefault(data["sensor_id"], []).append(data["value"])
+        sensor = data["sensor_id"]
+        sums[sensor] = sums.get(sensor, 0.0) + data["value"]
+        counts[sensor] = counts.get(sensor, 0) + 1
+    return sums, counts
+
+
+def expected_output(readings: Iterable[Reading]) -> dict[bytes, list[dict]]:
+    """Recompute the output topic: the converted readings of each key, in order."""
+    output: dict[bytes, list[dict]] = {}
+    for data in _positive(readings):
+        data["value"] = data["value"] * 1.8 + 32.0
+        output.setdefault(data["sensor_id"].encode(), []).append(data)
+    return output
+
+
+def _positive(readings: Iterable[Reading]) -> Iterable[dict]:
+    return (data for each in readings if (data := json.loads(each.value))["value"] >= 0)
+
+
+def _statistics(keyed: Iterable[tuple[str, dict]]) -> Hashes:
+    values: dict[str, list[float]] = {}
+    for key, data in keyed:
+        values.setdefault(key, []).append(data["value"])
     return {
-        f"stats:{sensor}": {
+        key: {
             "count": float(len(each)),
             "sum": float(sum_in_order(each)),
             "min": min(each),
             "max": max(each),
         }
-        for sensor, each in values.items()
+        for key, each in values.items()
     }
 
 
@@ -57,14 +111,3 @@ def sum_in_order(values: Sequence[float]) -> float:
     for value in values[1:]:
         total += value
     return total
-
-
-def expected_output(readings: Sequence[Reading]) -> dict[bytes, list[dict]]:
-    """Recompute the output topic: the converted readings of each key, in order."""
-    output: dict[bytes, list[dict]] = {}
-    for reading in readings:
-        data = json.loads(reading.value)
-        if data["value"] >= 0:
-            data["value"] = data["value"] * 1.8 + 32.0
-            output.setdefault(reading.key, []).append(data)
-    return output

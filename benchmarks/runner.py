@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import redis
 
 from benchmarks.broker import Broker
-from benchmarks.readings import Reading, expected_hashes, expected_output
+from benchmarks.checks import Difference, compare, flat, read_hashes, read_output, read_table
+from benchmarks.inputs import Input
 from benchmarks.systems import System
 from streamproc.dev.process import ChildProcess
 
@@ -33,33 +33,37 @@ class Run:
             result visible.
         start: Seconds from the start of the process to its first record.
         peak: Peak resident memory in MB (VmHWM), None where there is no /proc.
+        results: How many results there should be.
+        wrong: How many of them are missing or wrong (a peer's; any other's run fails).
     """
 
     rate: float
     start: float
     peak: float | None
+    results: int = 0
+    wrong: int = 0
 
 
-class Input:
-    """A topic full of readings, and what must come out of them."""
-
-    def __init__(self, broker: Broker, topic: str, readings: Sequence[Reading]) -> None:
-        self.topic = topic
-        self.count = len(readings)
-        self.hashes = expected_hashes(readings)
-        self.output = expected_output(readings)
-        broker.fill(topic, readings)
+def new_group(system: System) -> str:
+    """Return the name of a consumer group that nobody has used."""
+    return f"bench-{system.name}-{uuid4().hex[:8]}"
 
 
 class Job:
     """A process that runs a module of ``benchmarks.jobs`` against the servers."""
 
     def __init__(
-        self, system: System, folder: Path, broker: str, redis_url: str, **variables: str
+        self,
+        system: System,
+        folder: Path,
+        broker: str,
+        redis_url: str,
+        group: str | None = None,
+        **variables: str,
     ) -> None:
         self.system = system
-        self.group = f"bench-{system.name}-{uuid4().hex[:8]}"
-        folder = folder / self.group
+        self.group = group or new_group(system)
+        self.folder = folder = folder / f"{self.group}-{uuid4().hex[:4]}"
         folder.mkdir(parents=True)
         self.report = folder / "report.jsonl"
         self._process = ChildProcess(system.name, folder)
@@ -71,8 +75,8 @@ class Job:
                 **{"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
                 **{"BENCH_BROKER": broker, "BENCH_REDIS": redis_url, "BENCH_GROUP": self.group},
                 **{"BENCH_REPORT": str(self.report), "BENCH_RECORDS": "1000000000"},
-                **{f"BENCH_{name.upper()}": value for name, value in variables.items()},
                 **system.env,
+                **{f"BENCH_{name.upper()}": value for name, value in variables.items()},
             },
         )
 
@@ -80,8 +84,8 @@ class Job:
         """Return when the job reported ``event``, in seconds since its start."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if event in (events := self._events()):
-                return events[event] - self._started
+            if event in (events := self.events()):
+                return float(events[event]["at"]) - self._started
             if not self._process.running:
                 raise JobFailed(f"{self.system.name} ended early:\n{self._process.log_tail(30)}")
             time.sleep(0.05)
@@ -90,11 +94,12 @@ class Job:
             f"{self._process.log_tail(30)}"
         )
 
-    def _events(self) -> dict[str, float]:
+    def events(self) -> dict[str, dict[str, Any]]:
+        """Return what the job has told so far, by event."""
         if not self.report.exists():
             return {}
         lines = self.report.read_text().split("\n")[:-1]
-        return {each["event"]: each["at"] for each in map(json.loads, lines)}
+        return {each["event"]: each for each in map(json.loads, lines)}
 
     def peak_mb(self) -> float | None:
         """Return the most memory that was resident so far."""
@@ -106,8 +111,9 @@ class Job:
             int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")
         )
 
-    def stop(self) -> None:
-        self._process.stop()
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the process; kill it after ``timeout`` seconds."""
+        self._process.stop(timeout)
 
 
 class Runner:
@@ -119,7 +125,7 @@ class Runner:
         self.folder = folder
         self._redis = redis.Redis.from_url(redis_url, decode_responses=True)
 
-    def run(self, system: System, source: Input, timeout: float = 90.0) -> Run:
+    def run(self, system: System, source: Input, timeout: float = 120.0) -> Run:
         """Run ``system`` on ``source`` once and check its results.
 
         Raises:
@@ -127,51 +133,53 @@ class Runner:
         """
         self._redis.flushall()
         output = f"out-{uuid4().hex[:8]}"
+        variables = {"topic": source.topic, "records": str(source.count)}
+        if system.job == "windows":
+            variables["results"] = str(len(source.windows))
         if system.job == "produce":
+            variables["output"] = output
             self.broker.create_topic(output)
-        job = self.start(system, topic=source.topic, output=output, records=str(source.count))
+        job = self.start(system, **variables)
         try:
             done = job.wait("done", timeout)
             first = job.wait("first", timeout)
             peak = job.peak_mb()
-            if system.job == "hash":
-                self._check_hashes(system, source.hashes)
+            visible = self._difference_in_redis(system, source)
         finally:
             job.stop()
-        if system.job == "produce":
-            self._check_output(system, output, source.output)
-            self.broker.delete_topic(output)
-        if system.commits:
-            committed = self.broker.committed(job.group, source.topic)
-            if committed != source.count:
-                raise JobFailed(f"{system.name} committed {committed} of {source.count} offsets")
-        return Run(source.count / (done - first), first, peak)
-
-    def start(self, system: System, **variables: str) -> Job:
-        return Job(system, self.folder, self.broker.bootstrap, self.redis_url, **variables)
-
-    def _check_hashes(self, system: System, expected: Mapping[str, Mapping[str, float]]) -> None:
-        keys = sorted(self._redis.scan_iter("stats:*", count=1000))
-        pipeline = self._redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.hgetall(key)
-        found = {
-            key: {field: float(text) for field, text in each.items()}
-            for key, each in zip(keys, pipeline.execute(), strict=True)
-        }
-        if found != expected:
-            wrong = [key for key in expected if found.get(key) != expected[key]]
-            example = wrong[0] if wrong else "keys that should not be"
+        difference = visible or self._difference_in_kafka(system, source, job.group, output)
+        if difference.wrong and system.peer is None:
             raise JobFailed(
-                f"{system.name} has {len(wrong)} of {len(expected)} hashes wrong, as {example}: "
-                f"{found.get(example)} instead of {expected.get(example)}"
+                f"{system.name} has {difference.wrong} of {difference.expected} results wrong, "
+                f"as {difference.example}"
             )
+        if system.ours:
+            self.check_committed(job, source.topic, source.count)
+        rate = source.count / (done - first)
+        return Run(rate, first, peak, difference.expected, difference.wrong)
 
-    def _check_output(
-        self, system: System, topic: str, expected: Mapping[bytes, Sequence[dict]]
-    ) -> None:
-        found: dict[bytes, list[dict]] = defaultdict(list)
-        for key, value in self.broker.read_all(topic, sum(map(len, expected.values()))):
-            found[key].append(json.loads(value))
-        if found != expected:
-            raise JobFailed(f"The output of {system.name} is not that of a recomputation")
+    def start(self, system: System, group: str | None = None, **variables: str) -> Job:
+        bootstrap = self.broker.bootstrap
+        return Job(system, self.folder, bootstrap, self.redis_url, group, **variables)
+
+    def check_committed(self, job: Job, topic: str, count: int) -> None:
+        """Raise :class:`JobFailed` unless all source offsets are committed."""
+        committed = self.broker.committed(job.group, topic)
+        if committed != count:
+            raise JobFailed(f"{job.system.name} committed {committed} of {count} offsets")
+
+    def _difference_in_redis(self, system: System, source: Input) -> Difference | None:
+        if system.job not in ("hash", "windows"):
+            return None
+        expected = source.hashes if system.job == "hash" else source.windows
+        return compare(expected, read_hashes(self._redis))
+
+    def _difference_in_kafka(
+        self, system: System, source: Input, group: str, output: str
+    ) -> Difference:
+        if system.job == "produce":
+            difference = compare(source.output, read_output(self.broker, output))
+            self.broker.delete_topic(output)
+            return difference
+        found = [read_table(self.broker, group, name) for name in ("sums", "counts")]
+        return compare(flat(source.tables), flat(found))

@@ -1,10 +1,14 @@
-"""The systems that are measured, and the targets between them."""
+"""The systems that are measured."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Where ``make bench-peers`` installs the peers, apart from us: they pin other versions.
+PEERS = Path(__file__).parent / ".peers"
 
 
 @dataclass(frozen=True)
@@ -14,11 +18,13 @@ class System:
     Attributes:
         name: What ``--only`` takes.
         title: Name in the table.
-        job: ``hash`` (aggregate, Redis hash) or ``produce`` (stateless, to a topic).
+        job: One of ``benchmarks.report.JOBS``.
         module: Module under ``benchmarks.jobs``.
         worker: True for Faust apps, run by a Faust worker.
-        commits: True if the source offsets must be committed when it has stopped.
-        few: True for systems so slow that they get a part of the records.
+        ours: True for streamproc: the source offsets must be committed when it has stopped.
+        size: How many records it gets: "all", or for slow ones a "part" or "few".
+        peer: Package of a system that is measured only where it was installed; its wrong
+            results are counted and shown, where others' fail the run.
         env: Variations of the module.
     """
 
@@ -27,13 +33,16 @@ class System:
     job: str
     module: str
     worker: bool = False
-    commits: bool = False
-    few: bool = False
+    ours: bool = False
+    size: str = "all"
+    peer: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> list[str]:
         module = f"benchmarks.jobs.{self.module}"
+        if self.peer is not None:
+            return [str(PEERS / "bin" / "python"), "-m", module]
         if not self.worker:
             return [sys.executable, "-m", module]
         # uvloop for plain Faust too: it is an option of its command line.
@@ -41,24 +50,29 @@ class System:
         return [*faust, "worker", "--without-web", "--loglevel", "warn"]
 
 
+def _faust(name: str, title: str, job: str, module: str, **env: str) -> System:
+    variables = {"BENCH_LIBRARY": "faust", **env}
+    return System(name, title, job, module, worker=True, size="few", env=variables)
+
+
+def _ours(name: str, title: str, job: str, module: str, **env: str) -> System:
+    variables = {"BENCH_LIBRARY": "streamproc", **env}
+    return System(name, title, job, module, worker=True, ours=True, env=variables)
+
+
+MEMORY, ROCKSDB = {"BENCH_STORE": "memory://"}, {"BENCH_STORE": "rocksdb://"}
+UNMODIFIED = "streamproc, the Faust agent unmodified"
+
 SYSTEMS = [
-    System(
+    _faust(
         "faust-table",
         "plain Faust, agent with a table",
         "hash",
         "faust_agent",
-        worker=True,
-        few=True,
-        env={"BENCH_LIBRARY": "faust", "BENCH_STATE": "table"},
+        BENCH_STATE="table",
     ),
-    System(
-        "faust-dict",
-        "plain Faust, agent with a dict",
-        "hash",
-        "faust_agent",
-        worker=True,
-        few=True,
-        env={"BENCH_LIBRARY": "faust", "BENCH_STATE": "dict"},
+    _faust(
+        "faust-dict", "plain Faust, agent with a dict", "hash", "faust_agent", BENCH_STATE="dict"
     ),
     System("by-hand", "loop by hand", "hash", "by_hand"),
     System(
@@ -68,52 +82,46 @@ SYSTEMS = [
         "by_hand",
         env={"BENCH_DECODER": "msgspec"},
     ),
-    System("batches", "streamproc, batches()", "hash", "batches", worker=True, commits=True),
-    System(
-        "unmodified",
-        "streamproc, the Faust agent unmodified",
-        "hash",
-        "faust_agent",
-        worker=True,
-        commits=True,
-        env={"BENCH_LIBRARY": "streamproc", "BENCH_STATE": "dict"},
-    ),
-    System(
-        "events",
-        "streamproc, event by event, yield to a sink",
-        "hash",
-        "events",
-        worker=True,
-        commits=True,
-    ),
+    _ours("batches", "streamproc, batches()", "hash", "batches"),
+    _ours("unmodified", UNMODIFIED, "hash", "faust_agent", BENCH_STATE="dict"),
+    _ours("events", "streamproc, event by event, yield to a sink", "hash", "events"),
     System("produce-by-hand", "loop by hand", "produce", "by_hand_produce"),
-    System(
-        "produce-batches",
-        "streamproc, batches() and send_batch()",
-        "produce",
-        "batches_produce",
-        worker=True,
-        commits=True,
+    _ours(
+        "produce-batches", "streamproc, batches() and send_batch()", "produce", "batches_produce"
     ),
+    _faust("windows-faust", "plain Faust, tumbling table in RocksDB", "windows", "faust_windows"),
+    System("windows-by-hand", "loop by hand, keeps nothing", "windows", "by_hand_windows"),
+    System(
+        "windows-by-hand-msgspec",
+        "loop by hand, typed by msgspec",
+        "windows",
+        "by_hand_windows",
+        env={"BENCH_DECODER": "msgspec"},
+    ),
+    System(
+        "windows-bytewax",
+        "Bytewax, state in memory",
+        "windows",
+        "bytewax_windows",
+        size="part",
+        peer="bytewax",
+    ),
+    System(
+        "windows-quix",
+        "Quix Streams, RocksDB and changelog",
+        "windows",
+        "quix_windows",
+        size="part",
+        peer="quixstreams",
+    ),
+    _ours("windows", "streamproc, RocksDB and changelog", "windows", "windows"),
+    _faust("tables-faust", "plain Faust, memory", "tables", "faust_tables", **MEMORY),
+    _faust("tables-faust-rocksdb", "plain Faust, RocksDB", "tables", "faust_tables", **ROCKSDB),
+    _ours("tables", f"{UNMODIFIED}, memory", "tables", "faust_tables", **MEMORY),
+    _ours("tables-rocksdb", f"{UNMODIFIED}, RocksDB", "tables", "faust_tables", **ROCKSDB),
+    _faust("recovery-faust", "plain Faust", "recovery", "counting", BENCH_RECOVERY="1"),
+    _ours("recovery", "streamproc", "recovery", "counting", BENCH_RECOVERY="1"),
 ]
 
-
-@dataclass(frozen=True)
-class Target:
-    """``system`` should reach ``factor`` times the rate of ``baseline``."""
-
-    system: str
-    baseline: str
-    factor: float
-
-
-TARGETS = [
-    Target("batches", "faust-table", 60.0),
-    Target("batches", "by-hand", 0.8),
-    Target("unmodified", "faust-table", 30.0),
-    Target("produce-batches", "produce-by-hand", 0.6),
-]
-#: Latencies in milliseconds, memory in MB, seconds from start to first record.
-P50_TARGET, P99_TARGET = 10.0, 50.0
-PEAK_TARGET = 200.0
-START_TARGETS = {"apache": 4.0, "embedded": 8.0}
+#: The state larger than memory, measured by ``--large``.
+LARGE = _ours("large", "streamproc", "large", "counting")

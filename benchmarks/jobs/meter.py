@@ -8,7 +8,7 @@ import time
 
 
 class Meter:
-    """Counts records and writes two lines to the report: ``first`` and ``done``.
+    """Counts records and writes to the report: ``first``, ``done``, what else a job tells.
 
     Times are of the monotonic clock, which all processes of a machine share.
     """
@@ -22,17 +22,18 @@ class Meter:
         """Count records that were handed to the job; return True when these are the last."""
         if not self._started:
             self._started = True
-            self._write("first")
+            self.tell("first")
         self._left -= count
         return self._left <= 0
 
     def done(self) -> None:
         """Report that all results are visible (acknowledged by Redis, or by the broker)."""
-        self._write("done")
+        self.tell("done")
 
-    def _write(self, event: str) -> None:
+    def tell(self, event: str, **facts: float) -> None:
+        """Write a line to the report: what happened, when, and what is to be known of it."""
         with open(self._report, "a") as report:
-            report.write(json.dumps({"event": event, "at": time.monotonic()}) + "\n")
+            report.write(json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n")
 
 
 BROKER = os.environ.get("BENCH_BROKER", "")
