@@ -13,6 +13,7 @@ FLOORS = {
     "_version": 0,
     "errors": -1,
     "records": 0,
+    "windows": 1,
     "kafka": 1,
     "tables": 2,
     "checkpoint": 2,
