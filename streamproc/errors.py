@@ -53,3 +53,23 @@ class ServerFailed(StreamprocError):
 
 class ReplayError(StreamprocError):
     """A file to replay can't be read, or a line of it makes no record; names file and line."""
+
+
+class AggregateError(StreamprocError, ValueError):
+    """A record can't be aggregated; the message names aggregation, field, value and row.
+
+    Attributes:
+        aggregate: Name of the aggregation's result.
+        field: Name of the field or function that picks its value; None: the record itself.
+        value: The value that doesn't fit, or the record that it can't be read of.
+        row: Which record of the batch, from 0.
+    """
+
+    def __init__(
+        self, message: str, *, aggregate: str, field: str | None, value: object, row: int
+    ) -> None:
+        super().__init__(message)
+        self.aggregate = aggregate
+        self.field = field
+        self.value = value
+        self.row = row
