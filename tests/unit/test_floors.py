@@ -15,6 +15,7 @@ FLOORS = {
     "records": 0,
     "windows": 1,
     "kafka": 1,
+    "aggregates": 1,
     "tables": 2,
     "checkpoint": 2,
     "streams": 3,
