@@ -86,7 +86,8 @@ class Program:
     def _wanted(self, aggregate: Aggregate) -> tuple[Use, ...]:
         if aggregate.inlined and isinstance(aggregate, Composed):
             return aggregate.uses(*map(self._number, aggregate.inputs))
-        return (Use(Own(aggregate), (self._number(aggregate.of),)),)
+        own_pick = type(aggregate).pick is not Aggregate.pick
+        return (Use(Own(aggregate), (self._number(aggregate.pick if own_pick else aggregate.of),)),)
 
     def _number(self, of: Of) -> int:
         """Return the number of an input; the same for the same field or function."""

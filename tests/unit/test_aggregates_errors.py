@@ -416,6 +416,32 @@ class Rounded(Mean):
         return round(super().result(state, window))
 
 
+class Leaders(TopK):
+    """A built-in one that reads two fields."""
+
+    def result(self, state, window=None):
+        return "/".join(super().result(state, window))
+
+
+class Absolute(Sum):
+    """A built-in one that picks otherwise."""
+
+    def pick(self, record):
+        value = super().pick(record)
+        return None if value is None else abs(value)
+
+
+def test_built_in_ones_can_be_derived_from():
+    program = compile_aggregates({"l": Leaders("name", by="value", k=2), "a": Absolute("value")})
+    values = [-3, 1, None, 2]
+    state = run(program, [Reading(x, name=f"n{x}") for x in values])[0]
+    state = program.merge(program.decode(program.encode(state)), program.new())
+    assert program.result(state) == {"l": "n2/n1", "a": 6}
+    with pytest.raises(AggregateError, match=r"a=Absolute\('value'\)") as caught:
+        run(program, [Reading(1), Reading("x", name=None)])
+    assert caught.value.row == 1
+
+
 def test_own_aggregates():
     program = compile_aggregates(
         {"w": Weighted("value", 3), "r": Rounded("value"), "n": Count("value")}
