@@ -73,3 +73,8 @@ def keys(count: int) -> Iterable[bytes]:
     """Return ``count`` distinct keys, neighbours far apart."""
     step = 7_368_787  # a prime: it meets every number below a count that it doesn't divide
     return (b"key-%08d" % (number * step % count) for number in range(count))
+
+
+def number_of(key: bytes | str) -> int:
+    """Return the number that a key of :func:`keys` has."""
+    return int(key[4:])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from benchmarks.inputs import keys
+from benchmarks.inputs import keys, number_of
 from benchmarks.readings import FIRST_TIMESTAMP, Reading
-from benchmarks.runner import Runner
+from benchmarks.runner import JobFailed, Runner
 from benchmarks.systems import LARGE
 
 
@@ -18,7 +20,7 @@ class Large:
 
     Attributes:
         keys: Distinct keys.
-        rate: Records a second.
+        rate: Records a second, until all of them are in the changelog and on disk.
         peak: Peak resident memory in MB, None where there is no /proc.
         disk: MB in the worker's data folder.
     """
@@ -35,21 +37,34 @@ def measure_large(runner: Runner, count: int) -> Large:
     total = count + count // 5
     job = runner.start(LARGE, topic="large", records=str(total))
     try:
-        done, first = job.wait("done", 900.0), job.wait("first", 60.0)
+        job.wait("done", 900.0)
+        done, first = runner.wait_committed(job, "large", total, 120.0), job.wait("first", 1.0)
         peak = job.peak_mb()
     finally:
         job.stop(60.0)
-    runner.check_committed(job, "large", total)
+    _check(runner, job.group, count)
     return Large(count, total / (done - first), peak, _megabytes(job.folder))
 
 
 def _records(count: int) -> Iterable[Reading]:
     for key in keys(count):
         yield Reading(key, b"1", FIRST_TIMESTAMP)
-    for number, key in enumerate(keys(count)):
-        if number == count // 5:
-            return
+    for key in islice(keys(count), count // 5):
         yield Reading(key, b"1", FIRST_TIMESTAMP)
+
+
+def _check(runner: Runner, group: str, count: int) -> None:
+    """Compare the changelog with what was sent, a byte a key."""
+    expected, found = bytearray(b"\1" * count), bytearray(count)
+    for key in islice(keys(count), count // 5):
+        expected[number_of(key)] = 2
+    for messages in runner.broker.read_all(f"{group}-counts-changelog", 300.0):
+        for message in messages:
+            if not message.key().startswith(b"\0"):
+                found[number_of(json.loads(message.key()))] = int(message.value())
+    if found != expected:
+        wrong = sum(one != other for one, other in zip(found, expected, strict=True))
+        raise JobFailed(f"{LARGE.name} has {wrong} of {count} counts wrong in the changelog")
 
 
 def _megabytes(folder: Path) -> float:

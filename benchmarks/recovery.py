@@ -41,7 +41,7 @@ class Recovery:
             content = job.events()["content"]
         finally:
             job.stop()
-            shutil.rmtree(job.folder)
+        shutil.rmtree(job.folder)
         if (content["keys"], content["total"]) != (count, count):
             raise JobFailed(f"{system.name} recovered {content} of {count} keys")
         return Run(count / (done - first), first, peak, count)
@@ -60,10 +60,10 @@ class Recovery:
         job = self._runner.start(system, group, **variables)
         try:
             job.wait("done", 180.0)
+            self._runner.wait_committed(job, topic, count, 60.0)
         finally:
-            job.stop()
-            shutil.rmtree(job.folder)
-        self._runner.check_committed(job, topic, count)
+            job.stop(30.0)
+        shutil.rmtree(job.folder)
         return group
 
 

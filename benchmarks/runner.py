@@ -67,7 +67,7 @@ class Job:
         folder.mkdir(parents=True)
         self.report = folder / "report.jsonl"
         self._process = ChildProcess(system.name, folder)
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._process.spawn(
             system.command,
             cwd=folder,
@@ -85,7 +85,7 @@ class Job:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if event in (events := self.events()):
-                return float(events[event]["at"]) - self._started
+                return float(events[event]["at"]) - self.started
             if not self._process.running:
                 raise JobFailed(f"{self.system.name} ended early:\n{self._process.log_tail(30)}")
             time.sleep(0.05)
@@ -167,6 +167,15 @@ class Runner:
         committed = self.broker.committed(job.group, topic)
         if committed != count:
             raise JobFailed(f"{job.system.name} committed {committed} of {count} offsets")
+
+    def wait_committed(self, job: Job, topic: str, count: int, timeout: float) -> float:
+        """Return when all source offsets are committed, in seconds since the job's start."""
+        deadline = time.monotonic() + timeout
+        while self.broker.committed(job.group, topic) < count:
+            if time.monotonic() > deadline:
+                self.check_committed(job, topic, count)
+            time.sleep(0.2)
+        return time.monotonic() - job.started
 
     def _difference_in_redis(self, system: System, source: Input) -> Difference | None:
         if system.job not in ("hash", "windows"):
