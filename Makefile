@@ -64,8 +64,8 @@ $(BIN)/python:
 
 # One stamp for each set of extras: made once, and again when pyproject.toml changes.
 $(VENV)/.installed-demo: EXTRAS := fast
-$(VENV)/.installed-test: EXTRAS := fast,pandas,rocksdb,test,lint,bench
-$(VENV)/.installed-bench: EXTRAS := fast,rocksdb,bench
+$(VENV)/.installed-test: EXTRAS := fast,pandas,test,lint,bench
+$(VENV)/.installed-bench: EXTRAS := fast,bench
 
 # Where no wheel of an embedded server fits, the rest is installed and `streamproc dev` says
 # which server to install or which URL to set.

@@ -33,6 +33,7 @@ BATCH_SCHEMES = {"kafka", "aiokafka", ""}
 
 #: Where ours differs from Faust's default.
 DEFAULTS: dict[str, Any] = {
+    "store": "rocksdb://",
     "broker_commit_interval": 1.0,
     "broker_session_timeout": 10.0,
     "broker_heartbeat_interval": 3.0,
@@ -114,8 +115,6 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("GlobalTable", GlobalTable)
         options.setdefault("SetTable", SetTable)
         options.setdefault("SetGlobalTable", SetGlobalTable)
-        if importlib.util.find_spec("rocksdict"):
-            options.setdefault("store", "rocksdb://")
         super().__init__(id, *args, **options)
 
     def CounterTable(self, name: str, **options: Any) -> CounterTable:

@@ -1,18 +1,24 @@
-"""The checkpoint: what makes a worker at-least-once.
+"""The checkpoint: what makes a worker at-least-once, and its state exact.
 
-One object a worker. Sinks, producer and consumer know its small protocol and nothing
-of each other.
+One object a worker. Sinks, tables, producer and consumer know its small protocol and
+nothing of each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any, Protocol
 
-from streamproc.errors import ProducerError, SinkError
+from streamproc.errors import ProducerError, SinkError, StreamprocError
 
 logger = logging.getLogger(__name__)
+
+#: Longest wait for agents to come to the end of a record, in seconds.
+GATE_TIMEOUT = 1.0
 
 
 class Flushable(Protocol):
@@ -42,11 +48,73 @@ class WaitingWriters(set[Writer]):
 waiting_writers = WaitingWriters()
 
 
+class Gate:
+    """Where streams stop between two records while a checkpoint looks at the tables.
+
+    A stream is inside from when it gives out records until they are done. The state of
+    tables fits the offsets exactly while nobody is inside.
+    """
+
+    def __init__(self) -> None:
+        self.shut = False
+        self._inside: set[Any] = set()
+        self._opened = asyncio.Event()
+        self._left = asyncio.Event()
+        #: Those that a checkpoint waited for in vain; it doesn't wait again.
+        self._slow: set[Any] = set()
+        self._warned = False
+
+    async def enter(self, stream: Any) -> None:
+        """Wait until the gate is open; the stream is inside then."""
+        while self.shut:
+            await self._opened.wait()
+        self._inside.add(stream)
+
+    def leave(self, stream: Any) -> None:
+        """The stream has no record in hand."""
+        self._inside.discard(stream)
+        self._slow.discard(stream)
+        if self.shut:
+            self._left.set()
+
+    @contextmanager
+    def _closed(self) -> Iterator[None]:
+        self.shut = True
+        self._opened.clear()
+        self._left.clear()
+        try:
+            yield
+        finally:
+            self.shut = False
+            self._opened.set()
+
+    async def hold(self, take: Any) -> Any:
+        """Call ``take()`` while no stream is inside, and return what it returns."""
+        with self._closed():
+            deadline = monotonic() + GATE_TIMEOUT
+            while self._inside - self._slow and (left := deadline - monotonic()) > 0:
+                self._left.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._left.wait(), left)
+            self._slow |= self._inside
+            if self._slow and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "Agents take longer than %s s for a record, so checkpoints do not wait for "
+                    "them: after a crash, table updates of the record in hand may count twice. "
+                    "Streams: %s",
+                    GATE_TIMEOUT,
+                    ", ".join(map(repr, self._inside)),
+                )
+            return take()
+
+
 class Checkpoint:
     """The commit cycle of a worker; see :meth:`commit`."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self.gate = Gate()
         self._participants: list[Flushable] = []
 
     def add(self, participant: Flushable) -> None:
@@ -57,29 +125,51 @@ class Checkpoint:
     async def commit(self) -> bool:
         """Make results durable, then commit the source offsets they came from.
 
-        1. Note the offset of each partition up to which agents are done.
+        1. Note the offset up to which agents are done, and take what tables have changed.
+           With tables, streams wait between two records for this moment.
         2. Flush the sinks.
         3. Publish messages that Faust attached to those offsets.
         4. Flush the producer: every record sent is acknowledged.
-        5. Commit the offsets noted in step 1.
+        5. Write the tables: to the changelogs, and when those have it to the stores.
+        6. Commit the offsets noted in step 1.
 
         A failure leaves the offsets where they were, so that a restart processes again
-        what isn't durable. Returns True when offsets were committed.
+        what isn't durable. Tables are written after all results, with the offsets they
+        go up to: what a restart finds there need not be processed again. Returns True
+        when offsets were committed.
         """
-        consumer = self.app.consumer
-        offsets = {
-            tp: offset
-            for tp, offset in self.app.topics.committable().items()
-            if offset > (consumer.committed_offset(tp) or 0)
-        }
-        if not offsets:
+        app = self.app
+        has_tables = bool(app.tables)
+        if has_tables:
+            offsets, flushes = await self.gate.hold(self._take)
+        else:
+            offsets, flushes = self._offsets(), []
+        if not offsets and not flushes:
             return False
         try:
             await asyncio.gather(*(each.flush() for each in self._participants))
-            await consumer._handle_attached(offsets)
-            await self.app.producer.flush()
+            await app.consumer._handle_attached(offsets)
+            await app.producer.flush()
+            if flushes:
+                await app.tables.write(flushes)
         except (SinkError, ProducerError) as exc:
             logger.error("Results are not durable, so the worker stops uncommitted: %s", exc)
-            await self.app.crash(exc)
+            await app.crash(exc)
             return False
-        return bool(await consumer.commit_offsets(offsets))
+        except StreamprocError as exc:
+            logger.error("The tables can't be written, so the worker stops uncommitted: %s", exc)
+            await app.crash(exc)
+            return False
+        return bool(offsets and await app.consumer.commit_offsets(offsets))
+
+    def _take(self) -> tuple[dict[Any, int], list[Any]]:
+        app = self.app
+        return self._offsets(), app.tables.take(app.topics.positions())
+
+    def _offsets(self) -> dict[Any, int]:
+        committed = self.app.consumer.committed_offset
+        return {
+            tp: offset
+            for tp, offset in self.app.topics.committable().items()
+            if offset > (committed(tp) or 0)
+        }

@@ -55,6 +55,14 @@ class ReplayError(StreamprocError):
     """A file to replay can't be read, or a line of it makes no record; names file and line."""
 
 
+class StoreError(StreamprocError):
+    """The state of a table can't be opened, read or written; names table and partition."""
+
+
+class TableError(StreamprocError):
+    """A table is used in a way it can't serve; says which and what to do instead."""
+
+
 class AggregateError(StreamprocError, ValueError):
     """A record can't be aggregated; the message names aggregation, field, value and row.
 

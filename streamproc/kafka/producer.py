@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
@@ -27,6 +27,23 @@ from streamproc.kafka.fetch import Headers
 PARTITION_CACHE_SIZE = 100_000
 
 NO_HEADERS: list[tuple[str, bytes]] = []
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key, as Kafka's default partitioner chooses it."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+class SentBatch(NamedTuple):
+    """A record batch on its way to the broker."""
+
+    future: asyncio.Future[Any]
+    records: int
+
+    @property
+    def next_offset(self) -> int:
+        """Offset that follows the batch, once it is acknowledged."""
+        return int(self.future.result().offset) + self.records
 
 
 class ProducerBuffer(FaustProducerBuffer):  # type: ignore[misc]
@@ -112,7 +129,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
         timestamps: Sequence[int] | None = None,
         headers: Sequence[Headers | None] | None = None,
         partition: int | None = None,
-    ) -> None:
+    ) -> list[SentBatch]:
         """Queue records as whole record batches, in order for each partition.
 
         Args:
@@ -133,8 +150,12 @@ class Producer(driver.Producer):  # type: ignore[misc]
         try:
             await producer.client._wait_on_metadata(topic)
             rows = self._rows_by_partition(topic, keys, len(values), partition)
+            futures: list[SentBatch] = []
             for target, indices in rows.items():
-                await self._send_rows(topic, target, indices, keys, values, timestamps, headers)
+                futures += await self._send_rows(
+                    topic, target, indices, keys, values, timestamps, headers
+                )
+            return futures
         except KafkaError as exc:
             raise ProducerError(f"Cannot send to topic {topic!r}: {exc!r}") from exc
 
@@ -157,7 +178,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
             else:
                 found = cache.get(key)
                 if found is None:
-                    found = cache[key] = (murmur2(key) & 0x7FFFFFFF) % len(partitions)
+                    found = cache[key] = partition_of(key, len(partitions))
                 target = partitions[found]
             try:
                 rows[target].append(row)
@@ -168,6 +189,11 @@ class Producer(driver.Producer):  # type: ignore[misc]
     def _any_partition(self, topic: str) -> int:
         return int(self._ensure_producer()._partition(topic, None, None, None, None, None))
 
+    async def partition_counts(self) -> dict[str, int]:
+        """Return the number of partitions of every topic that the broker has."""
+        cluster = await self._ensure_producer().client.fetch_all_metadata()
+        return {topic: len(cluster.partitions_for_topic(topic)) for topic in cluster.topics()}
+
     async def _send_rows(
         self,
         topic: str,
@@ -177,32 +203,39 @@ class Producer(driver.Producer):  # type: ignore[misc]
         values: Sequence[bytes | None],
         timestamps: Sequence[int] | None,
         headers: Sequence[Headers | None] | None,
-    ) -> None:
+    ) -> list[SentBatch]:
         create = self._ensure_producer().create_batch
         builder = create()
         # aiokafka's own append takes keywords and looks at serializers, for each record.
         append = builder._builder.append
         now = int(time.time() * 1000)
         count = 0
+        futures = []
         for row in rows:
             key = keys[row] if keys is not None else None
             timestamp = timestamps[row] if timestamps is not None else now
             head = list(headers[row] or ()) if headers is not None else NO_HEADERS
             if append(count, timestamp, key, values[row], head) is None:
-                await self._send_builder(builder, count, topic, partition)
+                futures.append(await self._send_builder(builder, count, topic, partition))
                 builder, count = create(), 0
                 append = builder._builder.append
                 # An empty batch takes a record of any size.
                 append(count, timestamp, key, values[row], head)
             count += 1
         if count:
-            await self._send_builder(builder, count, topic, partition)
+            futures.append(await self._send_builder(builder, count, topic, partition))
+        return futures
 
-    async def _send_builder(self, builder: Any, count: int, topic: str, partition: int) -> None:
+    async def _send_builder(
+        self, builder: Any, count: int, topic: str, partition: int
+    ) -> SentBatch:
         builder._relative_offset = count
         builder.close()
-        future = await self._ensure_producer().send_batch(builder, topic, partition=partition)
-        self._watch(future)
+        sent: asyncio.Future[Any] = await self._ensure_producer().send_batch(
+            builder, topic, partition=partition
+        )
+        self._watch(sent)
+        return SentBatch(sent, count)
 
     def _watch(self, future: Any) -> None:
         self._unacknowledged.add(future)

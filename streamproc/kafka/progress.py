@@ -8,6 +8,7 @@ Gaps between offsets need no special care: a delivery knows the offset that foll
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from typing import Any
 
@@ -123,11 +124,14 @@ class Progress:
         "closed",
         "held_bytes",
         "queued",
+        "reader",
         "tp",
     )
 
-    def __init__(self, tp: TP, position: int | None = None) -> None:
+    def __init__(self, tp: TP, position: int | None = None, reader: str = "") -> None:
         self.tp = tp
+        #: Names topic and reader, for the position that tables keep.
+        self.reader = f"{tp.topic}@{reader}"
         self.closed = False
         self.queued = False
         self.held_bytes = 0
@@ -137,8 +141,17 @@ class Progress:
         self._in_flight: deque[Delivery] = deque()
         self._position = position
 
+    def start_at(self, offset: int) -> None:
+        """Pass over records before ``offset``: all their results are durable already."""
+        self._position = max(offset, self._position or 0)
+
     def add(self, raw: RawBatch) -> None:
-        """Append a fetched run to the backlog."""
+        """Append a fetched run to the backlog, without what is before the position."""
+        position = self._position
+        if position is not None and raw.offsets and raw.offsets[0] < position:
+            raw = _part(raw, bisect_left(raw.offsets, position), len(raw))
+            if not raw.offsets:
+                return
         self._backlog.append(raw)
         self.held_bytes += raw.size
 

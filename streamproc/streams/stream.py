@@ -24,6 +24,7 @@ from streamproc.streams.batch import Batch
 from streamproc.streams.operators import OperatorStream
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
+from streamproc.tables.place import Place, current_place
 
 #: Seconds before an agent is run again that failed without a record in hand.
 IDLE_BACKOFF = 1.0
@@ -33,6 +34,32 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     """A Faust message that knows its place in a delivery, for acks by hand."""
 
     __slots__ = ("delivery", "row")
+
+
+class StreamPlace(Place):
+    """Where a stream's agent is; see :class:`~streamproc.tables.place.Place`."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def event_time(self) -> int | None:
+        stream = self._stream
+        delivery = stream._delivery
+        if delivery is None:
+            return None
+        row = stream._row
+        times = stream.channel.event_times
+        if times is None:
+            return delivery.timestamps[row]
+        (time,) = times([delivery.values[row]], [delivery.timestamps[row]])
+        return int(time)
+
+    def value(self) -> Any:
+        stream = self._stream
+        return None if stream._delivery is None else stream._delivery.values[stream._row]
 
 
 class Stream(OperatorStream):
@@ -51,6 +78,10 @@ class Stream(OperatorStream):
         self._before_done: Callable[[], Awaitable[None]] | None = None
         super().__init__(*args, **kwargs)
         self._redo = Redo(self.app.max_retries)
+        self._gate = self.app.checkpoint.gate
+        self._place = StreamPlace(self)
+        if self.reads_batches and self.prefix:
+            self.channel.reader = self.prefix
 
     # -- what is being processed
 
@@ -131,7 +162,7 @@ class Stream(OperatorStream):
             while not self.should_stop:
                 spans = self._redo.pop() or await self._take_spans(self.app.batch_size, None)
                 for span in spans:
-                    self._hand_out([span])
+                    await self._hand_out([span])
                     batch = await self._batch_of(span)
                     if len(batch):
                         yield batch
@@ -169,13 +200,16 @@ class Stream(OperatorStream):
     async def _iterate(self) -> AsyncIterator[Any]:
         mine = await self._begin()
         processors = self._processors
+        gate = self._gate
         try:
             while not self.should_stop:
                 spans = self._redo.pop() or await self._take_spans(self.app.batch_size, None)
                 for delivery, start, end in spans:
+                    await gate.enter(self)
                     values = delivery.values
                     progress = delivery.progress
                     self._delivery, self._end_row = delivery, end
+                    self._place.partition = progress.tp.partition
                     self.events_total += end - start
                     if processors or self.join_strategy:
                         for row in range(start, end):
@@ -186,6 +220,8 @@ class Stream(OperatorStream):
                             # Results in a buffer are not done.
                             if self._before_done is None:
                                 delivery.cursor = row
+                            if gate.shut:
+                                await self._pass_gate(delivery, row)
                             try:
                                 value = await self._process(values[row])
                             except Skip:
@@ -199,6 +235,8 @@ class Stream(OperatorStream):
                             self._row = row
                             if self._before_done is None:
                                 delivery.cursor = row
+                            if gate.shut:
+                                await self._pass_gate(delivery, row)
                             yield values[row]
                     await self._finish(Span(delivery, start, end))
         except StopAsyncIteration:
@@ -213,13 +251,16 @@ class Stream(OperatorStream):
             while not self.should_stop:
                 redo = self._redo.pop()
                 span = redo[0] if redo else await self._take_shared()
+                await self._gate.enter(self)
                 delivery, row, _ = span
                 self._delivery, self._row, self._end_row = delivery, row, row + 1
+                self._place.partition = delivery.progress.tp.partition
                 self.events_total += 1
                 try:
                     value = await self._process(delivery.values[row])
                 except Skip:
                     delivery.ack(row)
+                    self._gate.leave(self)
                     continue
                 yield value
                 if self._before_done is not None:
@@ -227,6 +268,7 @@ class Stream(OperatorStream):
                 if self.enable_acks:
                     delivery.ack(row)
                 self._delivery = None
+                self._gate.leave(self)
                 self.app.consumer.on_room(delivery.progress.tp)
         except StopAsyncIteration:
             return  # thrown into the channel to end the iteration
@@ -306,7 +348,7 @@ class Stream(OperatorStream):
         try:
             while not self.should_stop:
                 spans = self._redo.pop() or await self._fill(max_, seconds)
-                self._hand_out(spans)
+                await self._hand_out(spans)
                 yield spans
                 await self._finish_open()
         except StopAsyncIteration:
@@ -415,6 +457,7 @@ class Stream(OperatorStream):
             self._delivery = None
         self._by_hand = False
         _current_event.set(self._current)
+        current_place.set(self._place)
         return self._iteration
 
     async def _end(self, mine: int) -> None:
@@ -428,14 +471,26 @@ class Stream(OperatorStream):
             await self.stop()
             self.service_reset()
 
-    def _hand_out(self, spans: list[Span]) -> None:
+    async def _hand_out(self, spans: list[Span]) -> None:
+        await self._gate.enter(self)
         self._open = spans
         self._delivery, self._row, _ = spans[0]
+        partitions = {span.delivery.progress.tp.partition for span in spans}
+        self._place.partition = partitions.pop() if len(partitions) == 1 else -1
+
+    async def _pass_gate(self, delivery: Delivery, row: int) -> None:
+        """Between two records of a batch: let a checkpoint have its moment."""
+        if self._before_done is not None:
+            await self._before_done()
+            delivery.cursor = row
+        self._gate.leave(self)
+        await self._gate.enter(self)
 
     async def _finish_open(self) -> None:
         spans = self._open
         if self._by_hand:
             self._open, self._delivery = [], None
+            self._gate.leave(self)
             return
         if self._before_done is not None:
             await self._before_done()
@@ -443,12 +498,14 @@ class Stream(OperatorStream):
         self._delivery = None
         for span in spans:
             self._mark_done(span)
+        self._gate.leave(self)
 
     async def _finish(self, span: Span) -> None:
         if self._before_done is not None:
             await self._before_done()
         self._delivery = None
         self._mark_done(span)
+        self._gate.leave(self)
 
     def _mark_done(self, span: Span) -> None:
         delivery = span.delivery
@@ -475,6 +532,7 @@ class Stream(OperatorStream):
                 self.log.error("Results of %s do not fit a sink: %s", stage, exc)
         spans, rest = self._in_hand()
         self._open, self._delivery = [], None
+        self._gate.leave(self)
         if not spans:
             # It failed before or between records: there is nothing to reject.
             await asyncio.sleep(IDLE_BACKOFF)

@@ -13,6 +13,7 @@ from faust import Schema
 from streamproc.kafka.fetch import Headers
 from streamproc.kafka.progress import Delivery, Progress
 from streamproc.records.codecs import find_codec
+from streamproc.records.times import EventTimes
 from streamproc.streams.decode import DeliveryDecoder
 from streamproc.streams.spans import Span
 
@@ -33,6 +34,8 @@ class Topic(faust.topics.Topic):  # type: ignore[misc]
 
     #: Read by the conductor: False where the queue belongs to Faust's own code.
     takes_batches = True
+    #: Name of the agent that reads it, for the position that tables keep.
+    reader = ""
 
     _decoder: DeliveryDecoder | None = None
     _event_stream: Any = None
@@ -91,6 +94,11 @@ class Topic(faust.topics.Topic):  # type: ignore[misc]
     @cached_property
     def refill_lock(self) -> asyncio.Lock:
         return asyncio.Lock()
+
+    @cached_property
+    def event_times(self) -> EventTimes | None:
+        """How records tell their event time; None where Kafka's timestamp is it."""
+        return EventTimes.of(self.value_type)
 
     @property
     def decoder(self) -> DeliveryDecoder:

@@ -1,14 +1,226 @@
-"""Faust's table manager without its wait of one second at start (faust-streaming 0.15.3)."""
+"""The tables of a worker: which partitions of them are open, and their checkpoints.
+
+Checked against faust-streaming 0.15.3.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from faust.tables.manager import TableManager as FaustTableManager
+from faust.types import TP
+
+from streamproc.tables.changelog import Applier, records_of
+from streamproc.tables.folder import InstanceFolder
+from streamproc.tables.recovery import Recovery
+from streamproc.tables.state import Flush
+from streamproc.tables.stores import MemoryStore, RocksStore, Store
+from streamproc.tables.table import Table
 
 
 class TableManager(FaustTableManager):  # type: ignore[misc]
-    """Manages tables and their recovery."""
+    """Manages tables, their recovery, and what of them a checkpoint writes."""
+
+    _folder: InstanceFolder | None = None
+    _recovery: Any = None
+
+    # -- start and stop
 
     async def on_start(self) -> None:
         if not self.should_stop:
             await self._update_channels()
             await self.recovery.start()
+
+    @property
+    def recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        recovery: Recovery = self._recovery
+        return recovery
+
+    @property
+    def changelog_topics(self) -> set[str]:
+        """Changelogs whose partitions are assigned with those of the sources."""
+        return {name for name, table in self._changelogs.items() if not table.is_replicated}
+
+    async def _update_channels(self) -> None:
+        self._tables_finalized.set()
+        if any(table not in self._channels for table in self.values()):
+            await self._follow_source_partitions()
+        for table in self.values():
+            if table not in self._channels:
+                channel = table.changelog_topic.clone_using_queue(self.changelog_queue)
+                if not table.is_replicated:
+                    self.app.topics.add(channel)
+                self._channels[table] = channel
+            await table.maybe_start()
+        self._tables_registered.set()
+
+    async def _follow_source_partitions(self) -> None:
+        """Give tables without a number of partitions as many as all sources have."""
+        wanted = [table for table in self.values() if table.partitions is None]
+        if not wanted:
+            return
+        producer = await self.app.maybe_start_producer()
+        counts = await producer.partition_counts()
+        sources = {
+            name
+            for channel in self.app.topics
+            if getattr(channel, "takes_batches", False) and not channel.internal
+            for name in channel.topics
+        }
+        found = {counts[name] for name in sources if name in counts}
+        for table in wanted:
+            if table.is_replicated:
+                table.partitions = counts.get(table.changelog_topic_name)
+            elif len(found) == 1:
+                (table.partitions,) = found
+
+    async def on_stop(self) -> None:
+        await self.app._fetcher.stop()
+        if self._recovery:
+            await self._recovery.stop()
+        for table in self.values():
+            await table.stop()
+            for states in (table.states, table.standbys):
+                for partition in list(states):
+                    states.pop(partition).close()
+        if self._folder is not None:
+            self._folder.release()
+            self._folder = None
+
+    # -- partitions
+
+    def new_store(self, table: Table, partition: int) -> Store:
+        """Open the store of one partition of a table."""
+        if table.in_memory:
+            return MemoryStore()
+        if self._folder is None:
+            self._folder = InstanceFolder(Path(self.app.conf.tabledir))
+        return RocksStore(self._folder.path / table.name / str(partition))
+
+    def open_assigned(self) -> tuple[dict[TP, Applier], dict[TP, Applier]]:
+        """Open what is assigned now and close what no longer is.
+
+        Returns appliers of the partitions to be written here, and of those to follow.
+        """
+        assignor = self.app.assignor
+        actives, standbys = assignor.assigned_actives(), assignor.assigned_standbys()
+        active_appliers: dict[TP, Applier] = {}
+        followers: dict[TP, Applier] = {}
+        for topic, table in self._changelogs.items():
+            if table.is_replicated:
+                parts = range(table.partition_count)
+                self._arrange(table, set(parts), set())
+                for part in parts:
+                    followers[TP(topic, part)] = Applier(table.states[part], whole=False)
+                continue
+            active = {tp.partition for tp in actives if tp.topic == topic}
+            standby = {tp.partition for tp in standbys if tp.topic == topic} - active
+            self._arrange(table, active, standby)
+            for part in active:
+                active_appliers[TP(topic, part)] = Applier(table.states[part])
+            for part in standby:
+                followers[TP(topic, part)] = Applier(table.standbys[part])
+        return active_appliers, followers
+
+    def only_replicated(self, appliers: Mapping[TP, Applier]) -> dict[TP, Applier]:
+        """Return those of tables that must be complete before streams go on."""
+        return {
+            tp: applier
+            for tp, applier in appliers.items()
+            if self._changelogs[tp.topic].is_replicated
+        }
+
+    def _arrange(self, table: Table, active: set[int], standby: set[int]) -> None:
+        open_states = {**table.standbys, **table.states}
+        for partition in set(open_states) - active - standby:
+            open_states.pop(partition).close()
+        for state in open_states.values():
+            # What no checkpoint took before the rebalance is processed again.
+            if state.is_dirty:
+                state.roll_back()
+        for partition in (active | standby) - set(open_states):
+            store = self.new_store(table, partition)
+            open_states[partition] = table.new_state(partition, store)
+        table.states = {part: open_states[part] for part in sorted(active)}
+        table.standbys = {part: open_states[part] for part in sorted(standby)}
+
+    def check_formats(self) -> None:
+        """Read some entries of each table, so that a changed type is found at the start.
+
+        Raises:
+            StoreError: An entry can't be read as the table's value type.
+        """
+        for table in self.values():
+            for state in table.states.values():
+                state.check()
+
+    async def on_recovered(self) -> None:
+        """Call what users registered with ``table.on_recover``."""
+        for table in self.values():
+            await table.call_recover_callbacks()
+
+    # -- checkpoint
+
+    @property
+    def is_dirty(self) -> bool:
+        """True when a table has something that isn't checkpointed."""
+        return any(state.is_dirty for table in self.values() for state in table.states.values())
+
+    def start_positions(self) -> dict[int, dict[str, int]]:
+        """Return, by partition, the offset from which each reader's updates are missing.
+
+        It is the least over all tables, since they are written one after the other.
+        """
+        starts: dict[int, dict[str, int]] = {}
+        for table in self.values():
+            if table.is_replicated:
+                continue
+            for partition, state in table.states.items():
+                known = starts.setdefault(partition, {})
+                for reader, offset in state.positions.items():
+                    known[reader] = min(offset, known.get(reader, offset))
+        return starts
+
+    def take(self, positions: Mapping[int, dict[str, int]]) -> list[tuple[Table, Flush]]:
+        """Take what a checkpoint has to write: ``positions`` of readers, by partition."""
+        flushes = []
+        for table in self.values():
+            for partition, state in table.states.items():
+                known = {} if table.is_replicated else positions.get(partition, {})
+                flush = state.flush(known)
+                if flush is not None:
+                    flushes.append((table, flush))
+        return flushes
+
+    async def write(self, flushes: list[tuple[Table, Flush]]) -> None:
+        """Write to the changelogs, and when they have it to the stores.
+
+        Raises:
+            ProducerError: A changelog did not take it.
+            StoreError: A store could not be written.
+        """
+        producer = self.app.producer
+        sent = []
+        for table, flush in flushes:
+            keys, values = (flush.keys, flush.values) if table.is_replicated else records_of(flush)
+            sent.append(
+                await producer.send_batch(
+                    table.changelog_topic_name,
+                    keys,
+                    values,
+                    partition=flush.state.partition,
+                )
+            )
+        await producer.flush()
+        for (table, flush), batches in zip(flushes, sent, strict=True):
+            flush.write(max((each.next_offset for each in batches), default=0))
+            self._track(table, len(flush.keys))
+
+    def _track(self, table: Table, updates: int) -> None:
+        state = self.app.monitor.tables.get(table.name)
+        if state is not None:
+            state.keys_updated += updates

@@ -190,5 +190,6 @@ async def forward(stream):
     )
     app.wait_committed(kafka_client, source, 30)
     assert [each.json()["n"] for each in consume_all(target, at_least=30)] == list(range(30))
-    changes = consume_all(f"{app.id}-counts-changelog", at_least=30)
-    assert [each.json() for each in changes] == list(range(1, 31))
+    changes = consume_all(f"{app.id}-counts-changelog", at_least=2)
+    # One record a checkpoint and key, however often it changed.
+    assert [each.json() for each in changes if each.key == b'"k"'][-1] == 30

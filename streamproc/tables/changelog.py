@@ -1,0 +1,156 @@
+"""Changelogs: flushes of a table's partition as records, and records as state again.
+
+A flush is the dirty entries and, as its last record, a :class:`Position`. State is
+rebuilt from whole flushes only. Records after the last position are of a flush that
+never ended: their updates are made again from the source, so they are not applied, and
+their keys are written once more, that a later rebuild doesn't meet them.
+
+The flushes of several tables belong to one checkpoint, and a crash may leave some of
+them written and others not. So the last flush of each is held back until all are read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from streamproc.kafka.fetch import RawBatch
+from streamproc.tables.state import (
+    POSITION_KEY,
+    Flush,
+    PartitionState,
+    Position,
+    decode_position,
+    encode_position,
+)
+
+#: Records without any position after which a changelog counts as one of plain Faust.
+UNMARKED_LIMIT = 50_000
+
+Keys = list[bytes]
+Values = list[bytes | None]
+
+
+def records_of(flush: Flush) -> tuple[Keys, Values]:
+    """Return keys and values of the records that a flush is written as."""
+    return [*flush.keys, POSITION_KEY], [*flush.values, encode_position(flush.position)]
+
+
+class _Held(NamedTuple):
+    keys: Keys
+    values: Values
+    position: Position
+    end: int
+
+
+class Applier:
+    """Applies the changelog of one partition to its state, flush by flush.
+
+    Args:
+        state: Where to.
+        whole: Wait for the end of each flush; False for changelogs that several write
+            to or that are the topic of somebody else.
+    """
+
+    def __init__(self, state: PartitionState, whole: bool = True) -> None:
+        self.state = state
+        self.whole = whole
+        self.records = 0
+        self.bytes = 0
+        #: The changelog record that is read next.
+        self.read_to = state.changelog_offset
+        self._keys: Keys = []
+        self._values: Values = []
+        self._held: _Held | None = None
+        #: The changelog has positions, so that what follows the last one isn't whole.
+        self._marked = bool(state.positions)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """How far each reader is, by the last whole flush."""
+        return self._held.position.positions if self._held else self.state.positions
+
+    def apply(self, raw: RawBatch) -> None:
+        """Apply a run of records as far as flushes end in it."""
+        self.records += len(raw)
+        self.bytes += raw.size
+        self.read_to = raw.next_offset
+        keys, values = _with_keys(raw)
+        begin = 0
+        if self.whole and POSITION_KEY in keys:
+            self._marked = True
+            last = _last_position(keys, len(keys))
+            before = _last_position(keys, last)
+            if before >= 0:
+                # All but the last flush of this run can go at once.
+                self._end_flush(keys[:before], values[:before], values[before], raw, before)
+                begin = before + 1
+            self._end_flush(keys[begin:last], values[begin:last], values[last], raw, last)
+            begin = last + 1
+        self._keys += keys[begin:]
+        self._values += values[begin:]
+        if not self.whole or (not self._marked and len(self._keys) > UNMARKED_LIMIT):
+            self._write_unmarked(raw.next_offset)
+
+    def _end_flush(
+        self, keys: Keys, values: Values, position: bytes | None, raw: RawBatch, row: int
+    ) -> None:
+        self._write_held()
+        self._held = _Held(
+            self._keys + keys,
+            self._values + values,
+            decode_position(position or b"{}"),
+            raw.offsets[row] + 1,
+        )
+        self._keys, self._values = [], []
+
+    def _write_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            keys, values = held.keys, held.values
+            if POSITION_KEY in keys:
+                kept = [row for row, key in enumerate(keys) if key != POSITION_KEY]
+                keys, values = [keys[row] for row in kept], [values[row] for row in kept]
+            self.state.apply(keys, values, held.position, held.end)
+
+    def _write_unmarked(self, end: int) -> None:
+        keys, values = self._keys, self._values
+        self._keys, self._values = [], []
+        self.state.apply(keys, values, Position(self.state.positions), end)
+
+    def finish(self, end: int, common: dict[str, int]) -> None:
+        """The changelog is read to its ``end``; this worker writes to it from now on.
+
+        Args:
+            end: Offset of its end.
+            common: The positions that all tables of the partition have reached. A last
+                flush that goes further is undone.
+        """
+        if not self._marked:
+            self._write_unmarked(end)
+        held = self._held
+        if held and any(
+            offset > common.get(reader, offset)
+            for reader, offset in held.position.positions.items()
+        ):
+            self._held = None
+            self.state.repair([key for key in held.keys if key != POSITION_KEY])
+        self._write_held()
+        self.state.repair(self._keys)
+        self._keys, self._values = [], []
+        self.state.changelog_offset = end
+
+
+def _with_keys(raw: RawBatch) -> tuple[Keys, Values]:
+    if None not in raw.keys:
+        return raw.keys, raw.values  # type: ignore[return-value]
+    # Only a topic of somebody else has records without a key, which say nothing here.
+    rows = [row for row, key in enumerate(raw.keys) if key is not None]
+    return [raw.keys[row] or b"" for row in rows], [raw.values[row] for row in rows]
+
+
+def _last_position(keys: Keys, end: int) -> int:
+    """Return the last row before ``end`` that ends a flush, or -1."""
+    try:
+        return end - 1 - keys[end - 1 :: -1].index(POSITION_KEY) if end else -1
+    except ValueError:
+        return -1

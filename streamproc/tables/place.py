@@ -1,0 +1,35 @@
+"""Where the code that is running stands: the partition and time of its records.
+
+A stream says once a batch where its agent is, so that a table finds the partition
+without being told. The place belongs to the agent's task, not to the worker: agents
+that take turns do not see each other's.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+
+class Place:
+    """What an agent is working on.
+
+    Attributes:
+        partition: Partition of the records in hand; -1 when they are of several.
+    """
+
+    __slots__ = ("partition",)
+
+    def __init__(self) -> None:
+        self.partition = -1
+
+    def event_time(self) -> int | None:
+        """Event time of the record in hand in milliseconds, or None if there is none."""
+        return None
+
+    def value(self) -> Any:
+        """The record in hand."""
+        return None
+
+
+current_place: ContextVar[Place | None] = ContextVar("current_place", default=None)

@@ -1,0 +1,226 @@
+"""Recovery: from a rebalance to tables that are up to date, and standbys that stay so.
+
+One task a rebalance: it opens the state of the partitions assigned, reads the rest of
+their changelogs in bulk, lets the streams go on, and then follows the changelogs of
+standbys and replicated tables until the next rebalance ends it. State of partitions
+that stay is left open, and what of it was never checkpointed is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from time import monotonic
+from typing import Any
+
+from faust.types import TP
+from mode import Service
+
+from streamproc.errors import StreamprocError
+from streamproc.kafka.changelogs import ChangelogReader
+from streamproc.kafka.fetch import RawBatch
+from streamproc.tables.changelog import Applier
+
+#: Seconds between two reports of a recovery that takes long.
+REPORT_INTERVAL = 2.0
+#: Longest wait of a fetch in seconds, while catching up and while following.
+CATCH_UP_WAIT, FOLLOW_WAIT = 0.02, 0.5
+
+
+def _common_positions(appliers: Mapping[TP, Applier]) -> dict[int, dict[str, int]]:
+    """Return, by partition, the offset of each reader that all tables have reached."""
+    common: dict[int, dict[str, int]] = {}
+    for tp, applier in appliers.items():
+        known = common.setdefault(tp.partition, {})
+        for reader, offset in applier.positions.items():
+            known[reader] = min(offset, known.get(reader, offset))
+    return common
+
+
+class Recovery(Service):  # type: ignore[misc]
+    """Brings tables up to date after each rebalance."""
+
+    def __init__(self, app: Any, manager: Any, **kwargs: Any) -> None:
+        self.app = app
+        self.manager = manager
+        self.completed = asyncio.Event()
+        self.reader = ChangelogReader(app)
+        self._connected = False
+        self._task: asyncio.Task[None] | None = None
+        self._revoked_at: float | None = None
+        #: Seconds that processing stood still in the last rebalance.
+        self.last_pause = 0.0
+        super().__init__(**kwargs)
+
+    async def on_stop(self) -> None:
+        await self._end_task()
+        await self.reader.stop()
+
+    async def _end_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    # -- rebalance
+
+    def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
+        """Stop reading changelogs: the partitions may go to another worker."""
+        self.completed.clear()
+        if self._revoked_at is None:
+            self._revoked_at = monotonic()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def on_rebalance(
+        self,
+        assigned: set[TP],
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
+    ) -> None:
+        """Recover what is assigned now, in the background."""
+        if generation_id != self.app.consumer_generation_id:
+            self.log.info("Another rebalance has begun; this one is left to it")
+            return
+        await self._end_task()
+        self.completed.clear()
+        self._task = asyncio.ensure_future(self._run(generation_id))
+
+    async def _run(self, generation_id: int) -> None:
+        try:
+            await self._recover(generation_id)
+        except asyncio.CancelledError:
+            raise
+        except StreamprocError as exc:
+            self.log.error("Tables can't be recovered: %s", exc)
+            await self.app.crash(exc)
+        except Exception as exc:
+            self.log.exception("Recovery failed: %r", exc)
+            await self.app.crash(exc)
+
+    async def _recover(self, generation_id: int) -> None:
+        manager = self.manager
+        actives, followed = manager.open_assigned()
+        if actives or followed:
+            if not self._connected:
+                await self.reader.start(self)
+                self._connected = True
+            self.app.in_recovery = True
+            try:
+                catching_up = {**actives, **manager.only_replicated(followed)}
+                await self._catch_up(catching_up)
+            finally:
+                self.app.in_recovery = False
+            common = _common_positions(actives)
+            for tp, applier in actives.items():
+                applier.finish(self._end(tp, applier), common[tp.partition])
+            manager.check_formats()
+            self.app.topics.start_at(manager.start_positions())
+        await self._resume_streams(generation_id)
+        await manager.on_recovered()
+        if followed:
+            await self._follow(followed)
+
+    # -- reading changelogs
+
+    async def _catch_up(self, appliers: dict[TP, Applier]) -> None:
+        self.reader.assign({tp: each.state.changelog_offset for tp, each in appliers.items()})
+        started = reported = monotonic()
+        pending = set(appliers)
+        while pending:
+            batches = await self.reader.fetch(CATCH_UP_WAIT)
+            self._apply(batches, appliers)
+            pending = {tp for tp in pending if not self._is_caught_up(tp)}
+            if monotonic() - reported > REPORT_INTERVAL:
+                reported = monotonic()
+                self._report(appliers, pending, reported - started)
+            # Other tasks of this loop: the web server, and the revoke that ends this one.
+            await asyncio.sleep(0)
+        records = sum(each.records for each in appliers.values())
+        if records:
+            seconds = monotonic() - started
+            self.log.info(
+                "Tables recovered: %s records, %.1f MB in %.2f s (%s records/s)",
+                f"{records:,}",
+                sum(each.bytes for each in appliers.values()) / 1e6,
+                seconds,
+                f"{records / max(seconds, 1e-6):,.0f}",
+            )
+
+    def _is_caught_up(self, tp: TP) -> bool:
+        end, position = self.reader.high_watermark(tp), self.reader.position(tp)
+        return end is not None and position is not None and position >= end
+
+    def _end(self, tp: TP, applier: Applier) -> int:
+        state = applier.state
+        position = self.reader.position(tp)
+        end = state.changelog_offset if position is None else position
+        if end < state.changelog_offset:
+            self.log.warning(
+                "Changelog %s/%s ends at %s, before the %s that the local state has: it was "
+                "deleted or made anew. The state is rebuilt from it.",
+                tp.topic,
+                tp.partition,
+                end,
+                state.changelog_offset,
+            )
+            state.reset()
+        return end
+
+    @staticmethod
+    def _apply(batches: Iterable[RawBatch], appliers: dict[TP, Applier]) -> None:
+        for raw in batches:
+            applier = appliers[TP(raw.topic, raw.partition)]
+            if raw.offsets and raw.offsets[0] < applier.state.changelog_offset:
+                # The changelog was made anew since the local state was written.
+                applier.state.reset()
+            applier.apply(raw)
+
+    def _report(self, appliers: dict[TP, Applier], pending: set[TP], seconds: float) -> None:
+        done = sum(each.records for each in appliers.values())
+        left = sum(
+            max(0, (self.reader.high_watermark(tp) or 0) - (self.reader.position(tp) or 0))
+            for tp in pending
+        )
+        self.log.info(
+            "Recovering tables: %s records, %.1f MB read, %s left in %s partitions, about %.0f s",
+            f"{done:,}",
+            sum(each.bytes for each in appliers.values()) / 1e6,
+            f"{left:,}",
+            len(pending),
+            left * seconds / max(done, 1),
+        )
+
+    async def _follow(self, followed: dict[TP, Applier]) -> None:
+        self.reader.assign({tp: each.read_to for tp, each in followed.items()})
+        while not self.should_stop:
+            self._apply(await self.reader.fetch(FOLLOW_WAIT), followed)
+            await asyncio.sleep(0)
+
+    # -- going on
+
+    async def _resume_streams(self, generation_id: int) -> None:
+        app, consumer = self.app, self.app.consumer
+        await app.on_rebalance_complete.send()
+        if app.consumer_generation_id != generation_id:
+            self.log.info("Another rebalance has begun; streams wait for it")
+            return
+        assignment = consumer.assignment()
+        if assignment:
+            changelogs = self.manager.changelog_topics
+            consumer.resume_partitions({tp for tp in assignment if tp.topic not in changelogs})
+            await asyncio.wait_for(consumer.perform_seek(), app.conf.broker_request_timeout)
+        self.completed.set()
+        app.flow_control.resume()
+        consumer.resume_flow()
+        await app._fetcher.maybe_start()
+        self.manager.on_actives_ready()
+        self.manager.on_standbys_ready()
+        app.on_rebalance_end()
+        if self._revoked_at is not None:
+            self.last_pause = monotonic() - self._revoked_at
+            self._revoked_at = None
+            self.log.info("Worker ready; the rebalance took %.2f s", self.last_pause)
+        else:
+            self.log.info("Worker ready")
