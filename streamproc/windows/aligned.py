@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from streamproc.windows.operator import WindowOperator
-from streamproc.windows.state import Accumulator, Output, Program, WindowState
+from streamproc.windows.operator import WindowOperator, pick
+from streamproc.windows.state import Output, Program, WindowState
 from streamproc.windows.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -46,41 +48,38 @@ class AlignedOperator(WindowOperator):
             return
         groups = self._spec.group(timestamps)
         if min(groups) + self._reach <= bound:
-            self._take_late(groups, timestamps, bound, input, output)
+            groups = self._without_late(groups, timestamps, bound, input, output)
         for start, rows in groups.items():
             self._update(
-                start,
-                [keys[row] for row in rows],
-                [values[row] for row in rows],
-                [timestamps[row] for row in rows],
-                output,
+                start, pick(keys, rows), pick(values, rows), pick(timestamps, rows), output, rows
             )
 
-    def _take_late(
+    def _without_late(
         self,
-        groups: dict[int, list[int]],
+        groups: Mapping[int, Sequence[int]],
         timestamps: Sequence[int],
         bound: float,
         input: int,
         output: Output,
-    ) -> None:
-        """Take rows out of windows that were closed before them."""
+    ) -> dict[int, Sequence[int]]:
+        """Return the rows of each window, without those that came when it was closed."""
         running = self.watermark.running(timestamps, input)
         refused: set[int] = set()
-        for start in [start for start in groups if start + self._reach <= bound]:
-            closes = start + self._reach
-            rows = groups[start]
-            late = [row for row in rows if running[row] >= closes]
-            if not late:
-                continue
-            refused.update(late)
-            groups[start] = [row for row in rows if running[row] < closes]
-            if not groups[start]:
-                del groups[start]
+        remaining: dict[int, Sequence[int]] = {}
+        for start, rows in groups.items():
+            closes: float = start + self._reach
+            if closes <= bound and running[rows[-1]] >= closes:
+                # The watermark never goes back: the late ones are the last ones.
+                late = bisect_left(rows, closes, key=running.__getitem__)
+                refused.update(rows[late:])
+                rows = rows[:late]
+            if rows:
+                remaining[start] = rows
         latest_end, grace = self._spec.latest_end, self._grace
         for row in sorted(refused):
             wholly = latest_end(timestamps[row]) + grace <= running[row]
             (output.late if wholly else output.partly_late).append(row)
+        return remaining
 
     def _update(
         self,
@@ -89,15 +88,14 @@ class AlignedOperator(WindowOperator):
         values: Sequence[Any],
         timestamps: Sequence[int],
         output: Output,
+        rows: Sequence[int] | None = None,
     ) -> None:
-        state, new = self._state, self._program.new
-
-        def missing(key: Any) -> Accumulator:
-            stored = state.missing(start, key)
-            return new() if stored is None else stored
-
+        state = self._state
         window = state.window(start)
-        self._program.update(window, keys, values, timestamps, missing)
+        if self._aggregate(
+            window, keys, values, timestamps, partial(state.missing, start), output, rows
+        ):
+            keys = [key for key in keys if key in window]
         state.mark(start, keys)
         if self._earliest is None or start < self._earliest:
             self._earliest = start

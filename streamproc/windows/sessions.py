@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from streamproc.windows.operator import WindowOperator
+from streamproc.windows.operator import WindowOperator, pick
 from streamproc.windows.state import Accumulator, Entry, KeyedState, Output, Program
 from streamproc.windows.watermark import Watermark
 
@@ -56,7 +57,9 @@ class SessionOperator(WindowOperator):
         input: int,
         output: Output,
     ) -> None:
-        batch = SessionBatch(self._program, values, timestamps)
+        batch = SessionBatch(
+            self._program.merge, partial(self._update, output=output), values, timestamps
+        )
         opened: dict[Any, list[OpenSession]] = {}
         earlier: dict[Any, list[tuple[int, int]]] = {}
         running = self.watermark.running(timestamps, input)
@@ -81,11 +84,32 @@ class SessionOperator(WindowOperator):
             if self._updates:
                 self._note_updates(key, sessions, earlier[key], batch, output)
 
+    def _update(
+        self,
+        states: dict[OpenSession, Accumulator],
+        sessions: Sequence[OpenSession],
+        values: Sequence[Any],
+        timestamps: Sequence[int],
+        rows: Sequence[int],
+        output: Output,
+    ) -> None:
+        """Add records to their sessions; one of failed records only is there all the same."""
+        if self._aggregate(states, sessions, values, timestamps, lambda _: None, output, rows):
+            for session in sessions:
+                if session not in states:
+                    states[session] = self._program.new()
+
     def _place(
         self, batch: SessionBatch, sessions: list[OpenSession], timestamp: int, watermark: float
     ) -> OpenSession | None:
         """Return the session that a record belongs to, merged or new; None if it is late."""
         gap, reach = self._gap, self._reach
+        if len(sessions) == 1 and self._max_span is None:
+            # What most records are: the next of their key's only session.
+            only = sessions[0]
+            if only.last <= timestamp < only.last + gap and only.last + reach > watermark:
+                only.last = timestamp
+                return only
         touched = [
             one
             for one in sessions
@@ -159,10 +183,17 @@ class SessionBatch:
     Only a merge of sessions needs the rows before it to be in their accumulators.
     """
 
-    def __init__(self, program: Program, values: Sequence[Any], timestamps: Sequence[int]) -> None:
+    def __init__(
+        self,
+        merge: Callable[[Accumulator, Accumulator], Accumulator],
+        update: Callable[..., None],
+        values: Sequence[Any],
+        timestamps: Sequence[int],
+    ) -> None:
         self.states: dict[OpenSession, Accumulator] = {}
         self.changed: set[OpenSession] = set()
-        self._program = program
+        self._merge = merge
+        self._update = update
         self._values = values
         self._timestamps = timestamps
         self._rows: list[int] = []
@@ -186,7 +217,7 @@ class SessionBatch:
         """Add a session to one that begins before it."""
         self.flush()
         states = self.states
-        states[session] = self._program.merge(states[session], states.pop(other))
+        states[session] = self._merge(states[session], states.pop(other))
         self.changed.discard(other)
 
     def flush(self) -> None:
@@ -194,13 +225,7 @@ class SessionBatch:
         rows, sessions = self._rows, self._sessions
         if not rows:
             return
-        values, timestamps = self._values, self._timestamps
-        if len(rows) < len(timestamps):
-            values = [values[row] for row in rows]
-            timestamps = [timestamps[row] for row in rows]
-        self._program.update(self.states, sessions, values, timestamps, self._missing)
+        values, timestamps = pick(self._values, rows), pick(self._timestamps, rows)
+        self._update(self.states, sessions, values, timestamps, rows)
         self.changed.update(sessions)
         self._rows, self._sessions = [], []
-
-    def _missing(self, session: OpenSession) -> Accumulator:
-        return self._program.new()

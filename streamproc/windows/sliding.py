@@ -14,7 +14,7 @@ from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from streamproc.windows.operator import WindowOperator
+from streamproc.windows.operator import WindowOperator, pick
 from streamproc.windows.state import (
     Accumulator,
     Entry,
@@ -63,29 +63,28 @@ class SlidingOperator(WindowOperator):
         output: Output,
     ) -> None:
         late = self.watermark.late_rows(self._spec, timestamps, input)
+        rows: Sequence[int] | None = None
         if late:
             output.late = late
             refused = set(late)
             rows = [row for row in range(len(timestamps)) if row not in refused]
-            keys = [keys[row] for row in rows]
-            values = [values[row] for row in rows]
-            timestamps = [timestamps[row] for row in rows]
-        if not timestamps:
-            return
-        state, new = self._state, self._program.new
+            if not rows:
+                return
+            keys, values = pick(keys, rows), pick(values, rows)
+            timestamps = pick(timestamps, rows)
+        state = self._state
         stored: dict[Any, dict[int, Accumulator]] = {}
 
-        def missing(pane: Pane) -> Accumulator:
+        def stored_pane(pane: Pane) -> Accumulator | None:
             key, timestamp = pane
             panes = stored.get(key)
             if panes is None:
                 panes = stored[key] = {time: acc for time, _, acc in state.get(key)}
-            acc = panes.get(timestamp)
-            return new() if acc is None else acc
+            return panes.get(timestamp)
 
         changed: dict[Pane, Accumulator] = {}
         panes = list(zip(keys, timestamps, strict=True))
-        self._program.update(changed, panes, values, timestamps, missing)
+        self._aggregate(changed, panes, values, timestamps, stored_pane, output, rows)
         times: defaultdict[Any, list[int]] = defaultdict(list)
         for (key, timestamp), acc in changed.items():
             stored[key][timestamp] = acc

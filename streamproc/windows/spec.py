@@ -12,8 +12,9 @@ VLDB 2015):
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ class AlignedSpec(WindowSpec):
         """Return the starts of the windows that a time belongs to, the earliest first."""
         raise NotImplementedError
 
-    def group(self, timestamps: Sequence[int]) -> dict[int, list[int]]:
+    def group(self, timestamps: Sequence[int]) -> Mapping[int, Sequence[int]]:
         """Return the starts of the windows that occur, and for each its rows in order."""
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for row, timestamp in enumerate(timestamps):
@@ -153,10 +154,22 @@ class Tumbling(AlignedSpec):
             return [time - (time - offset) % size for time in timestamps]
         return [time - time % size for time in timestamps]
 
-    def group(self, timestamps: Sequence[int]) -> dict[int, list[int]]:
-        """Return the starts of the windows that occur, and for each its rows in order."""
+    def group(self, timestamps: Sequence[int]) -> Mapping[int, Sequence[int]]:
+        """Return the starts of the windows that occur, and for each its rows in order.
+
+        Rows are a range if all that is of one window comes together.
+        """
+        starts = self.assign(timestamps)
+        if starts == sorted(starts):
+            runs: dict[int, range] = {}
+            row = 0
+            while row < len(starts):
+                after = bisect_right(starts, starts[row], row)
+                runs[starts[row]] = range(row, after)
+                row = after
+            return runs
         groups: defaultdict[int, list[int]] = defaultdict(list)
-        for row, start in enumerate(self.assign(timestamps)):
+        for row, start in enumerate(starts):
             groups[start].append(row)
         return groups
 

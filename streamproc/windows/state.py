@@ -6,9 +6,11 @@ A state belongs to one operator, so to one partition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from streamproc.errors import AggregateError
 
 Key = Hashable
 Accumulator = list[Any]
@@ -38,6 +40,10 @@ class Output:
             were merged into others, so that they no longer exist (key, start, end).
         late: Rows of the batch that were in no window, because all of theirs were closed.
         partly_late: Rows that some, but not all, of their windows missed (hopping only).
+        failed: Rows that the program can't aggregate, and why (the error's own row counts
+            from some row of the batch). Windows are as if these rows weren't there, but
+            the time of a failed row counts: for the watermark, and for how far a session
+            goes.
     """
 
     finals: list[WindowResult] = field(default_factory=list)
@@ -45,6 +51,7 @@ class Output:
     retracted: list[tuple[Any, int, int]] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     partly_late: list[int] = field(default_factory=list)
+    failed: dict[int, AggregateError] = field(default_factory=dict)
 
 
 class Program(Protocol):
@@ -55,7 +62,7 @@ class Program(Protocol):
 
     def update(
         self,
-        states: MutableMapping[Any, Accumulator],
+        states: dict[Any, Accumulator],
         keys: Sequence[Any],
         values: Sequence[Any],
         timestamps: Sequence[int],
@@ -64,6 +71,10 @@ class Program(Protocol):
         """Add records, in order, to the accumulators of their keys.
 
         ``states[key]`` is set to ``missing(key)`` first for a key that isn't in it.
+
+        Raises:
+            AggregateError: ``row`` can't be added; those before it are, those after it
+                aren't.
         """
 
     def merge(self, left: Accumulator, right: Accumulator) -> Accumulator:
@@ -76,11 +87,11 @@ class Program(Protocol):
 class WindowState(Protocol):
     """Open tumbling or hopping windows, by start, and in each the accumulators by key."""
 
-    def window(self, start: int) -> MutableMapping[Any, Accumulator]:
+    def window(self, start: int) -> dict[Any, Accumulator]:
         """Return the accumulators that are in memory, opening the window if need be.
 
         The operator adds to it and changes accumulators in place, then says so by
-        :meth:`mark`. So it should be a real dict.
+        :meth:`mark`.
         """
 
     def missing(self, start: int, key: Any) -> Accumulator | None:

@@ -103,7 +103,7 @@ class Watermark:
         self._start(now)
         if self.idle_timeout is None:
             return False
-        silences = [int((now - heard) * 1000) for heard in self._heard]
+        silences = [round((now - heard) * 1000) for heard in self._heard]
         self._idle = [
             idle or silence >= self.idle_timeout
             for idle, silence in zip(self._idle, silences, strict=True)
@@ -239,7 +239,7 @@ class ClockWatermark(Watermark):
 
     def timestamp(self, now: float) -> int:
         """Return the time of a record that is processed now."""
-        time = int(now * 1000)
+        time = round(now * 1000)
         return time if self.current is None else max(time, self.current)
 
     def observe(self, input: int, max_timestamp: int, now: float) -> bool:
@@ -248,4 +248,4 @@ class ClockWatermark(Watermark):
 
     def tick(self, now: float) -> bool:
         """Move to the time that it is."""
-        return self._advance(int(now * 1000))
+        return self._advance(round(now * 1000))

@@ -44,15 +44,18 @@ class Time:
     def __init__(self, spec):
         self.spec = spec
         self.highest = None
+        self.silent = 0
         self.now = float("-inf")
 
     def record(self, time):
+        self.silent = 0
         self.highest = time if self.highest is None else max(self.highest, time)
         self.now = max(self.now, self.highest - self.spec.out_of_orderness)
 
     def silence(self, milliseconds):
-        if milliseconds >= self.spec.idle_timeout and self.highest is not None:
-            self.now = max(self.now, self.highest - self.spec.out_of_orderness + milliseconds)
+        self.silent += milliseconds
+        if self.silent >= self.spec.idle_timeout and self.highest is not None:
+            self.now = max(self.now, self.highest - self.spec.out_of_orderness + self.silent)
 
 
 def judged(spec, segments, place):

@@ -88,7 +88,7 @@ def test_batches_like_single_times(times, size, step, offset):
         assert sorted((row, start) for start, rows in groups.items() for row in rows) == [
             (row, start) for row, time in enumerate(times) for start in spec.starts(time)
         ]
-        assert all(rows == sorted(rows) for rows in groups.values())
+        assert all(list(rows) == sorted(rows) for rows in groups.values())
         single = spec.single(min(times), max(times))
         if single is not None:
             assert all(spec.starts(time) == single for time in times)
