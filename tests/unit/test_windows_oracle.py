@@ -291,9 +291,6 @@ def test_session(spec, segments, data):
 
 @given(st.integers(1, 12), st.builds(dict, **OPTIONS), cases(150), st.data())
 def test_session_with_a_longest(gap, options, segments, data):
-    # Final results only: with a bound, sessions of a key may overlap, so that one may take
-    # the very bounds that another one had before it grew.
-    options["emit"] = "final"
     spec = Session(gap, gap + data.draw(st.integers(0, 30)), **options)
     check(spec, session_oracle, segments, data)
 
