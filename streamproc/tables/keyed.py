@@ -181,7 +181,7 @@ class KeyedState(PartitionState):
         for key in [key for key in islice(cache, count) if key not in dirty]:
             del cache[key]
 
-    def drop(self) -> None:
+    def forget(self) -> None:
         self.cache.clear()
         self.dirty.clear()
         self._flushing = {}

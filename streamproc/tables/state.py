@@ -92,7 +92,7 @@ class PartitionState(ABC):
         """What was taken last is in the store: memory may be freed."""
 
     @abstractmethod
-    def drop(self) -> None:
+    def forget(self) -> None:
         """Forget all that isn't in the store, and read it anew."""
 
     @abstractmethod
@@ -152,14 +152,14 @@ class PartitionState(ABC):
     def roll_back(self) -> None:
         """Forget what no checkpoint has written: it is processed again."""
         self.positions = dict(self.store.meta.positions)
-        self.drop()
+        self.forget()
 
     def reset(self) -> None:
         """Delete everything: the state is rebuilt from the start of the changelog."""
         self.store.clear()
         self.positions = {}
         self.changelog_offset = 0
-        self.drop()
+        self.forget()
 
     def close(self) -> None:
         self.store.close()
