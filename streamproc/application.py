@@ -104,6 +104,8 @@ class App(faust.App):  # type: ignore[misc]
         )
         self.checkpoint = Checkpoint(self)
         self._sinks: dict[Any, asyncio.Future[None]] = {}
+        #: Sources of flows (see :mod:`streamproc.streams.flow`), in order of definition.
+        self.flows: list[Any] = []
         for name, value in DEFAULTS.items():
             options.setdefault(name, value)
         options.setdefault("Stream", Stream)

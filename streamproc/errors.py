@@ -81,3 +81,7 @@ class AggregateError(StreamprocError, ValueError):
         self.field = field
         self.value = value
         self.row = row
+
+
+class LateRecord(StreamprocError):
+    """A record came when the windows of its event time were closed."""

@@ -39,6 +39,8 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         self._per_event: dict[TP, Any] = {}
         # Up to where each partition was handed on since it was assigned.
         self._next_offsets: dict[TP, int] = {}
+        # Where each partition ended when it was fetched last.
+        self._ends: dict[TP, int] = {}
 
     @Service.task
     async def _subscriber(self) -> None:
@@ -128,6 +130,7 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         """Put a fetched run into the backlog of each channel that takes batches."""
         tp = self._key(TP(raw.topic, raw.partition))
         self._next_offsets[tp] = raw.next_offset
+        self._ends[tp] = raw.high_watermark
         for channel, progress in self._progress.get(tp, ()):
             progress.add(raw)
             if not progress.queued or channel.queue.empty():
@@ -147,6 +150,16 @@ class Conductor(FaustConductor):  # type: ignore[misc]
 
     def needs_per_event(self, tp: TP) -> bool:
         return tp in self._per_event
+
+    def quiet_partitions(self, topic: str) -> list[int]:
+        """Return the partitions of a topic in which nothing waits, as far as is known."""
+        return [
+            tp.partition
+            for tp, pairs in self._progress.items()
+            if tp.topic == topic
+            and self._next_offsets.get(tp, 0) >= self._ends.get(tp, 0)
+            and all(each.idle and not each.has_backlog for _, each in pairs)
+        ]
 
     def held_bytes(self, tp: TP) -> int:
         """Bytes fetched of ``tp`` and not yet done, for the slowest of its channels."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from time import monotonic
+from time import monotonic, time
 from typing import Any
+
+import msgspec
+from faust.types import TP
 
 from streamproc.kafka.progress import Delivery
 
@@ -54,6 +57,23 @@ class DeadLetters:
         await producer.send(
             self.topic, delivery.raw_keys[row], delivery.raw_values[row], None, None, headers
         )
+
+    async def send_result(
+        self, source: str, partition: int, key: Any, value: Any, stage: str, error: BaseException
+    ) -> None:
+        """Send what operators made, as JSON: no single record is to blame for it."""
+        tp = TP(source, partition)
+        self._note(tp, -1, stage, error)
+        if self.topic is None:
+            return
+        await self._declare()
+        producer = await self.app.maybe_start_producer()
+        headers = letter_headers(tp, -1, int(time() * 1000), stage, error)
+        encoded = [
+            None if part is None else msgspec.json.encode(part, enc_hook=repr)
+            for part in (key, value)
+        ]
+        await producer.send(self.topic, *encoded, None, None, headers)
 
     async def _declare(self) -> None:
         if not self._declared:

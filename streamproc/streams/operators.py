@@ -24,6 +24,10 @@ class OperatorStream(faust.streams.Stream):  # type: ignore[misc]
 
     _has_operators = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._filters: list[Callable[[Any], Any]] = []
+
     def keep_operators(self) -> None:
         """Ignore operators until the next iteration begins: the stream has them already."""
         for stream in self._iter_ll_forwards():
@@ -47,6 +51,7 @@ class OperatorStream(faust.streams.Stream):  # type: ignore[misc]
             return value
 
         self.add_processor(keep)
+        self._filters.append(fun)
         return self
 
     async def _keep_later(self, value: Any, wanted: Awaitable[Any]) -> Any:

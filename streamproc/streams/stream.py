@@ -21,6 +21,7 @@ from mode.utils.times import want_seconds
 from streamproc.errors import ConfigurationError, SinkError
 from streamproc.kafka.progress import Delivery
 from streamproc.streams.batch import Batch
+from streamproc.streams.flow import FLOW_OPERATORS, Flow
 from streamproc.streams.operators import OperatorStream
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
@@ -142,6 +143,36 @@ class Stream(OperatorStream):
     def before_done(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Await ``callback`` at the end of each batch, before its records count as done."""
         self._before_done = callback
+
+    # -- operators
+
+    def flow(self, name: str | None = None) -> Flow:
+        """Return the stream as a :class:`Flow`, a chain of operators without an agent.
+
+        ``app.stream(topic).map(...)`` and the other operators do so by themselves.
+
+        Args:
+            name: Names its agent and the tables in it; made from the topic's name if None.
+
+        Raises:
+            ConfigurationError: It isn't over a Kafka topic, or has processors already.
+        """
+        if not self.reads_batches:
+            raise ConfigurationError(f"{self.channel} is no Kafka topic: operators need one")
+        if len(self._processors) > len(self._filters):
+            raise ConfigurationError("A stream with processors of Faust can't become a flow")
+        # Nobody iterates over the stream itself.
+        self.app.topics.discard(self.channel)
+        flow = Flow.of(self.app, self.channel.clone(is_iterator=False), name)
+        for condition in self._filters:
+            flow = flow.filter(condition)
+        return flow
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what isn't there: operators of flows begin one.
+        if name in FLOW_OPERATORS:
+            return getattr(self.flow(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- iteration
 

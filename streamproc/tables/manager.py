@@ -60,11 +60,11 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
 
     async def _follow_source_partitions(self) -> None:
         """Give tables without a number of partitions as many as all sources have."""
-        wanted = [table for table in self.values() if table.partitions is None]
-        if not wanted:
-            return
         producer = await self.app.maybe_start_producer()
         counts = await producer.partition_counts()
+        for source in self.app.flows:
+            source.settle(counts)
+        wanted = [table for table in self.values() if table.partitions is None]
         sources = {
             name
             for channel in self.app.topics
@@ -75,6 +75,8 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         for table in wanted:
             if table.is_replicated:
                 table.partitions = counts.get(table.changelog_topic_name)
+            elif table.source is not None:
+                table.partitions = table.source.partitions
             elif len(found) == 1:
                 (table.partitions,) = found
 
@@ -140,7 +142,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             open_states.pop(partition).close()
         for state in open_states.values():
             # What no checkpoint took before the rebalance is processed again.
-            if state.is_dirty:
+            if state.is_ahead:
                 state.roll_back()
         for partition in (active | standby) - set(open_states):
             store = self.new_store(table, partition)
@@ -196,13 +198,34 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                     flushes.append((table, flush))
         return flushes
 
+    def take_repairs(self) -> list[tuple[Table, Flush]]:
+        """Take what a recovery has to write to the changelogs before streams go on."""
+        flushes = []
+        for table in self.values():
+            for state in table.states.values():
+                flush = state.flush({}) if state.needs_repair else None
+                if flush is not None:
+                    flushes.append((table, flush))
+        return flushes
+
     async def write(self, flushes: list[tuple[Table, Flush]]) -> None:
         """Write to the changelogs, and when they have it to the stores.
+
+        What every worker has goes first: its changelogs don't tell which records they
+        go up to, so those records must not count as done before it is durable.
 
         Raises:
             ProducerError: A changelog did not take it.
             StoreError: A store could not be written.
         """
+        replicated = [each for each in flushes if each[0].is_replicated]
+        if replicated:
+            await self._write(replicated)
+        own = [each for each in flushes if not each[0].is_replicated]
+        if own:
+            await self._write(own)
+
+    async def _write(self, flushes: list[tuple[Table, Flush]]) -> None:
         producer = self.app.producer
         sent = []
         for table, flush in flushes:

@@ -14,9 +14,12 @@ from yarl import URL
 from streamproc.errors import ConfigurationError, TableError
 from streamproc.kafka.producer import partition_of
 from streamproc.records.codecs import find_codec
-from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState
+from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
 from streamproc.tables.place import current_place
 from streamproc.tables.stores import Store, prefix_end
+
+#: What stands for a key or value of None, which other serializers can't tell from text.
+NULL = {"json": b"null"}
 
 #: Reading of a key, as a cheap default.
 _NOTHING: Any = object()
@@ -47,8 +50,10 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
     #: True where each worker has all partitions.
     is_replicated = False
 
-    def __init__(self, app: Any, *, ttl: Any = None, **options: Any) -> None:
+    def __init__(self, app: Any, *, ttl: Any = None, source: Any = None, **options: Any) -> None:
         super().__init__(app, **options)
+        #: The source of the flow that writes to it: it has as many partitions.
+        self.source = source
         self.ttl = ttl
         #: State by partition, of those that this worker may write.
         self.states: dict[int, Any] = {}
@@ -93,6 +98,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
                 decode_key,
                 values.encoder(self.value_type),
                 values.decoder(self.value_type),
+                NULL.get(str(self.value_serializer), b"\x00null"),
             )
         return self._codec
 
@@ -362,6 +368,9 @@ class GlobalTable(Table):
         super().__init__(app, **options)
         # Faust's assignor would have every worker own and follow all partitions.
         self.is_global = False
+
+    def new_state(self, partition: int, store: Store) -> Any:
+        return ReplicatedState(partition, store, self.codec, self.app.table_cache_bytes)
 
     @property
     def state(self) -> Any:

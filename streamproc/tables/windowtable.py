@@ -32,12 +32,20 @@ class WindowTable(Table):
         **options: Settings of :class:`Table`.
     """
 
-    def __init__(self, app: Any, *, spec: WindowSpec, program: Program, **options: Any) -> None:
+    def __init__(
+        self, app: Any, *, spec: WindowSpec, program: Program, inputs: int = 1, **options: Any
+    ) -> None:
         super().__init__(app, **options)
         self.spec = spec
         self.program = program
-        #: Number of inputs of the watermark; known when the worker starts.
-        self.inputs = 1
+        self._inputs = inputs
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the watermark: merged streams, or upstream partitions."""
+        if self._inputs > 1 or self.source is None:
+            return self._inputs
+        return int(self.source.inputs)
 
     def new_state(self, partition: int, store: Store) -> WindowedState:
         kind = AlignedWindows if isinstance(self.spec, AlignedSpec) else KeyedWindows

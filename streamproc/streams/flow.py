@@ -1,0 +1,269 @@
+"""Flows: streams as a chain of operators, beside agents.
+
+    (
+        app.stream(readings)
+        .filter(lambda reading: reading.value >= 0)
+        .key_by("sensor")
+        .window(tumbling("10s"))
+        .aggregate(n=Count(), mean=Mean("value"))
+        .to(RedisHash("stats:{key}"))
+    )
+
+A chain is fused: a batch goes through all of it in one synchronous function. Chains may
+share their beginning, which is then run once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from streamproc.aggregates import Aggregate, compile_aggregates
+from streamproc.errors import ConfigurationError
+from streamproc.streams.graph import Node, Source
+from streamproc.streams.repartition import Repartition
+from streamproc.streams.steps import (
+    Emit,
+    Filter,
+    FlatMap,
+    Map,
+    Merge,
+    Peek,
+    Picker,
+    Rekey,
+    Step,
+    picker,
+)
+from streamproc.streams.windowing import AggregateStep, WindowStep
+from streamproc.tables.windowtable import AccumulatorTable, WindowTable
+from streamproc.windows import WindowSpec
+
+logger = logging.getLogger(__name__)
+
+
+class Flow:
+    """A stream of records under way; each method returns what comes after an operator.
+
+    Nothing happens before the worker starts. A flow that ends nowhere (without
+    :meth:`to`) is run all the same, for what its functions do.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        source: Source,
+        nodes: list[Node],
+        value_type: Any = None,
+        inputs: int = 1,
+    ) -> None:
+        self.app = app
+        self._source = source
+        self._nodes = nodes
+        self._inputs = inputs
+        #: Type of the values, where it is known.
+        self.value_type = value_type
+
+    @classmethod
+    def of(cls, app: Any, topic: Any, name: str | None = None) -> Flow:
+        """Return the flow of a topic's records."""
+        taken = {source.name for source in app.flows}
+        base = name or f"flow-{topic.get_topic_name()}"
+        number = 2
+        unique = base
+        while unique in taken:
+            unique, number = f"{base}-{number}", number + 1
+        source = Source(app, topic, unique)
+        return cls(app, source, [source], topic.value_type)
+
+    @property
+    def name(self) -> str:
+        """Name of the flow, of its agent, and the beginning of its tables' names."""
+        return self._source.name
+
+    def _then(self, step: Step, value_type: Any = None) -> Flow:
+        first, *others = self._nodes
+        node = first.add(step)
+        for other in others:
+            other.children.append(node)
+        return Flow(self.app, self._source, [node], value_type, self._inputs)
+
+    def _step_name(self, kind: str, function: Any = None) -> str:
+        label = getattr(function, "__name__", "")
+        return f"{kind} {label}" if label and label != "<lambda>" else kind
+
+    # -- without state
+
+    def map(self, function: Callable[[Any], Any], value_type: Any = None) -> Flow:
+        """Replace each value by ``function(value)``."""
+        return self._then(Map(self._step_name("map", function), function), value_type)
+
+    def filter(self, function: Callable[[Any], Any]) -> Flow:
+        """Keep the values for which ``function(value)`` is true."""
+        return self._then(Filter(self._step_name("filter", function), function), self.value_type)
+
+    def flat_map(self, function: Callable[[Any], Iterable[Any]], value_type: Any = None) -> Flow:
+        """Replace each value by the values that ``function(value)`` gives."""
+        return self._then(FlatMap(self._step_name("flat_map", function), function), value_type)
+
+    def peek(self, function: Callable[[Any], Any]) -> Flow:
+        """Call ``function(value)`` for what it does."""
+        return self._then(Peek(self._step_name("peek", function), function), self.value_type)
+
+    def branch(self, *conditions: Callable[[Any], Any]) -> tuple[Flow, ...]:
+        """Return a flow for each condition, and one more for what meets none.
+
+        A value goes to the first flow whose condition it meets.
+        """
+
+        def takes(number: int) -> Callable[[Any], bool]:
+            def decide(value: Any) -> bool:
+                if any(condition(value) for condition in conditions[:number]):
+                    return False
+                return number == len(conditions) or bool(conditions[number](value))
+
+            return decide
+
+        return tuple(
+            self._then(Filter(f"branch {number}", takes(number)), self.value_type)
+            for number in range(len(conditions) + 1)
+        )
+
+    def merge(self, *others: Flow) -> Flow:
+        """Return this flow's records and those of ``others`` together.
+
+        Their partitions are taken together as they are: the topics need as many partitions
+        as each other if something keyed follows.
+        """
+        nodes = [
+            node.add(Merge("merge", number))
+            for number, flow in enumerate((self, *others))
+            for node in flow._nodes
+        ]
+        merged = Flow(self.app, self._source, nodes, self.value_type, len(nodes))
+        return merged._then(Peek("merge", lambda value: None), self.value_type)
+
+    # -- keys
+
+    def key_by(self, key: Picker, *, repartition: bool = True, value_type: Any = None) -> Flow:
+        """Give records another key: a field's name, or a function of the value.
+
+        Records of one key must be in one partition, so they go through a topic of their
+        own, ``<app id>-<flow>-by-<key>``.
+
+        Args:
+            key: Name of a field, or a function.
+            repartition: False where the partitions are right already: the records' key in
+                the source topic decides the partition in the same way.
+            value_type: Type of the values in that topic, if ``map`` made others.
+        """
+        pick = picker(key)
+        label = key if isinstance(key, str) else getattr(key, "__name__", "key").strip("<>")
+        rekeyed = self._then(Rekey(f"key_by {label}", pick), self.value_type)
+        if not repartition:
+            return rekeyed
+        declared = value_type or self.value_type
+        topic_name = f"{self.app.conf.id}-{self.name}-by-{label}"
+        topic = self.app.topic(
+            topic_name,
+            internal=True,
+            value_type=declared,
+            key_serializer="json",
+            value_serializer="json",
+        )
+        logger.info(
+            "Flow %s: key_by %s repartitions through topic %s", self.name, label, topic_name
+        )
+        rekeyed._then(Emit("repartition", Repartition(topic)), declared)
+        flow = Flow.of(self.app, topic, f"{self.name}-by-{label}")
+        flow._source.upstream = self._source
+        return flow
+
+    # -- state
+
+    def window(self, spec: WindowSpec) -> WindowedFlow:
+        """Return the flow in windows, to be aggregated."""
+        if not isinstance(spec, WindowSpec):
+            raise ConfigurationError(
+                f"{spec!r} is no window: use tumbling(), hopping(), sliding() or session()"
+            )
+        return WindowedFlow(self, spec)
+
+    def _table_name(self, name: str | None, kind: str) -> str:
+        base = name or f"{self.name}-{kind}"
+        unique, number = base, 2
+        while unique in self.app.tables:
+            if name:
+                raise ConfigurationError(f"There is a table named {name!r} already")
+            unique, number = f"{base}-{number}", number + 1
+        return unique
+
+    def aggregate(self, *, name: str | None = None, **aggregates: Aggregate) -> Flow:
+        """Aggregate each key from its first record on; each batch gives the changed results.
+
+        Args:
+            name: Name of the table that keeps the state; made from the flow's if None.
+            **aggregates: The aggregations, by the name of their field in the results.
+        """
+        program = compile_aggregates(aggregates, self.value_type)
+        table = AccumulatorTable(
+            self.app,
+            name=self._table_name(name, "aggregate"),
+            program=program,
+            beacon=self.app.tables.beacon,
+            source=self._source,
+        )
+        self.app.tables.add(table)
+        return self._then(AggregateStep(table.name, table))
+
+    # -- ends
+
+    def to(self, *targets: Any) -> Flow:
+        """Send the records to sinks, topics (or their names), tables or functions."""
+        for target in targets:
+            if isinstance(target, str):
+                target = self.app.topic(target)
+            if not (callable(target) or hasattr(target, "states") or hasattr(target, "write")):
+                raise ConfigurationError(
+                    f"{target!r} is no sink, topic, table or function that records can go to"
+                )
+            self._then(Emit("to", target), self.value_type)
+        return self
+
+
+#: What a stream does as a flow.
+FLOW_OPERATORS = frozenset(
+    name for name, value in vars(Flow).items() if callable(value) and not name.startswith("_")
+) - {"of", "filter"}
+
+
+class WindowedFlow:
+    """A flow in windows."""
+
+    def __init__(self, flow: Flow, spec: WindowSpec) -> None:
+        self._flow = flow
+        self._spec = spec
+
+    def aggregate(self, *, name: str | None = None, **aggregates: Aggregate) -> Flow:
+        """Aggregate each key in each window.
+
+        Results have ``key``, ``window_start``, ``window_end`` (datetimes) and a field for
+        each aggregation. Their event time is the last millisecond of the window.
+
+        Args:
+            name: Name of the table of open windows; made from the flow's if None.
+            **aggregates: The aggregations, by the name of their field in the results.
+        """
+        flow = self._flow
+        program = compile_aggregates(aggregates, flow.value_type)
+        table = WindowTable(
+            flow.app,
+            name=flow._table_name(name, type(self._spec).__name__.lower()),
+            spec=self._spec,
+            program=program,
+            beacon=flow.app.tables.beacon,
+            source=flow._source,
+            inputs=flow._inputs,
+        )
+        flow.app.tables.add(table)
+        return flow._then(WindowStep(table.name, table))
