@@ -29,15 +29,15 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--records", type=int, default=1_000_000, help="readings (%(default)s)")
     add("--part", type=int, default=200_000, help="readings for the peers (%(default)s)")
-    add("--faust-records", type=int, default=20_000, help="readings for plain Faust (%(default)s)")
+    add("--faust-records", type=int, default=15_000, help="readings for plain Faust (%(default)s)")
     add("--keys", type=int, default=2_000_000, help="keys of the recovered table (%(default)s)")
     add(
         "--faust-keys",
         type=int,
-        default=200_000,
+        default=100_000,
         help="keys of plain Faust's recovered table (%(default)s)",
     )
-    add("--rounds", type=int, default=3, help="runs of each (%(default)s)")
+    add("--rounds", type=int, default=2, help="runs of each (%(default)s)")
     add("--kafka", choices=["embedded", "apache"], default="embedded")
     add("--job", action="append", choices=list(report.JOBS), help="only this job's systems")
     add(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from functools import lru_cache
 from typing import NamedTuple
 
 SENSORS = 1000
@@ -14,6 +16,12 @@ WINDOW = 10_000
 #: The sensor of the last record of each partition, an hour after the others: it closes their
 #: windows, and its own is nobody's result.
 CLOSING = "closing"
+
+
+@lru_cache(maxsize=4096)
+def window_name(start: int) -> str:
+    """Name a window by its start, as the keys in Redis have it."""
+    return datetime.fromtimestamp(start / 1000, timezone.utc).strftime("%H%M%S")
 
 
 class Reading(NamedTuple):
@@ -60,7 +68,7 @@ def expected_hashes(readings: Iterable[Reading]) -> Hashes:
 def expected_windows(readings: Iterable[Reading]) -> Hashes:
     """Recompute the Redis hashes of the sensors' windows, named by their start."""
     return _statistics(
-        (f"stats:{data['sensor_id']}:{data['ts'] - data['ts'] % WINDOW}", data)
+        (f"stats:{data['sensor_id']}:{window_name(data['ts'] - data['ts'] % WINDOW)}", data)
         for data in _positive(readings)
     )
 

@@ -18,7 +18,7 @@ import redis
 
 from benchmarks.jobs.by_hand import CHUNK, Reading, new_consumer
 from benchmarks.jobs.meter import REDIS, Meter
-from benchmarks.readings import PARTITIONS, WINDOW
+from benchmarks.readings import PARTITIONS, WINDOW, window_name
 
 Window = dict[str, list[float]]
 
@@ -73,9 +73,10 @@ def typed() -> Callable[[bytes], tuple[str, float, int]]:
 def write(client: redis.Redis, closed: list[tuple[int, Window]]) -> None:
     pipeline: Any = client.pipeline(transaction=False)
     for start, window in closed:
+        name = window_name(start)
         for sensor, (count, total, low, high) in window.items():
             pipeline.hset(
-                f"stats:{sensor}:{start}",
+                f"stats:{sensor}:{name}",
                 mapping={"count": count, "sum": total, "min": low, "max": high},
             )
     pipeline.execute()

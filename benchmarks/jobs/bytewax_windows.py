@@ -20,7 +20,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main
 
 from benchmarks.jobs.meter import BROKER, REDIS, TOPIC, Meter
-from benchmarks.readings import WINDOW
+from benchmarks.readings import WINDOW, window_name
 
 UTC = timezone.utc
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ class Hashes(StatelessSinkPartition):
         pipeline = self.client.pipeline(transaction=False)
         for sensor, (window, (count, total, low, high)) in items:
             mapping = {"count": count, "sum": total, "min": low, "max": high}
-            pipeline.hset(f"stats:{sensor}:{window * WINDOW}", mapping=mapping)
+            pipeline.hset(f"stats:{sensor}:{window_name(window * WINDOW)}", mapping=mapping)
         pipeline.execute()
 
 

@@ -11,7 +11,7 @@ import faust
 import redis.asyncio
 
 from benchmarks.jobs.meter import BROKER, GROUP, REDIS, TOPIC, Meter
-from benchmarks.readings import WINDOW
+from benchmarks.readings import WINDOW, window_name
 
 
 class Reading(faust.Record, serializer="json"):
@@ -67,6 +67,6 @@ async def write_changed():
     pipeline = client.pipeline(transaction=False)
     for (sensor, start), (count, total, low, high) in changed.items():
         mapping = {"count": count, "sum": total, "min": low, "max": high}
-        pipeline.hset(f"stats:{sensor}:{start}", mapping=mapping)
+        pipeline.hset(f"stats:{sensor}:{window_name(start)}", mapping=mapping)
     changed.clear()
     await pipeline.execute()

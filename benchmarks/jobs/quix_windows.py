@@ -14,7 +14,7 @@ from quixstreams.dataframe.windows.aggregations import Count, Max, Min, Sum
 from quixstreams.sinks.base import BatchingSink, SinkBatch
 
 from benchmarks.jobs.meter import BROKER, GROUP, REDIS, TOPIC, Meter
-from benchmarks.readings import WINDOW
+from benchmarks.readings import WINDOW, window_name
 
 meter = Meter()
 
@@ -32,7 +32,7 @@ class HashSink(BatchingSink):
         for item in batch:
             window = item.value
             mapping = {name: window[name] for name in ("count", "sum", "min", "max")}
-            pipeline.hset(f"stats:{item.key}:{window['start']}", mapping=mapping)
+            pipeline.hset(f"stats:{item.key}:{window_name(window['start'])}", mapping=mapping)
         pipeline.execute()
         self.left -= batch.size
         if self.left <= 0:

@@ -39,12 +39,17 @@ app = App(
     broker_heartbeat_interval=1.0,
     web_enabled=False,
 )
-readings = app.topic(TOPIC, value_type=Reading)
+readings = app.topic(TOPIC, key_type=str, value_type=Reading)
 meter = Meter()
+started = False
 
 
 def positive(reading):
-    meter.add(1)
+    # Not meter.add() each time: this is called for every record.
+    global started
+    if not started:
+        started = True
+        meter.add(0)
     return reading.value >= 0
 
 
@@ -53,5 +58,5 @@ stats = (
     .filter(positive)
     .window(tumbling("10s"))
     .aggregate(count=Count(), sum=Sum("value"), min=Min("value"), max=Max("value"))
-    .to(Hashes("stats:{key}:{window_start}", fields=["count", "sum", "min", "max"]))
+    .to(Hashes("stats:{key}:{window_start:%H%M%S}", fields=["count", "sum", "min", "max"]))
 )
