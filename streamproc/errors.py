@@ -85,3 +85,7 @@ class AggregateError(StreamprocError, ValueError):
 
 class LateRecord(StreamprocError):
     """A record came when the windows of its event time were closed."""
+
+
+class DriverError(StreamprocError):
+    """A test driver is used wrongly, or the app that it runs failed."""
