@@ -24,6 +24,7 @@ FLOORS = {
     "settings": 5,
     "application": 6,
     "project": 7,
+    "web": 8,
     "dev": 8,
     "cli": 9,
     "__main__": 10,
