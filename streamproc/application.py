@@ -117,6 +117,7 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("GlobalTable", GlobalTable)
         options.setdefault("SetTable", SetTable)
         options.setdefault("SetGlobalTable", SetGlobalTable)
+        options.setdefault("Router", "streamproc.web.router:Router")
         super().__init__(id, *args, **options)
 
     def CounterTable(self, name: str, **options: Any) -> CounterTable:
@@ -124,6 +125,12 @@ class App(faust.App):  # type: ignore[misc]
         table = CounterTable(self, name=name, beacon=self.tables.beacon, **options)
         self.tables.add(table)
         return table
+
+    def _new_web(self) -> Any:
+        web = super()._new_web()
+        if self.conf.web_tables_enabled:
+            web.blueprints.add("", "streamproc.web.tables:blueprint")
+        return web
 
     def Worker(self, **options: Any) -> Any:
         """Return a worker for this App, on uvloop where that is installed."""
