@@ -8,6 +8,7 @@ ever sees it is never written anywhere.
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -109,9 +110,13 @@ class WindowedState(PartitionState):
     def forget(self) -> None:
         self._operator = None
 
+    @abstractmethod
+    def windows_of(self, key: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Iterate over ``(start, end, result)`` of the open windows of a key."""
+
+    @abstractmethod
     def scan_windows(self) -> Iterator[tuple[Any, int, int, dict[str, Any]]]:
         """Iterate over ``(key, start, end, result)`` of all open windows."""
-        raise NotImplementedError
 
 
 class OpenWindows:
