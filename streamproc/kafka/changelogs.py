@@ -70,6 +70,10 @@ class ChangelogReader:
                 self._consumer.seek(tp, offset)
         self._wake.set()
 
+    def seek(self, tp: TP, offset: int) -> None:
+        """Read a partition that is being read from another offset on."""
+        self._consumer.seek(TopicPartition(*tp), offset)
+
     async def fetch(self, timeout: float = 0.5) -> list[RawBatch]:
         """Return runs of records, or nothing after ``timeout`` seconds."""
         fetcher = self._consumer._fetcher

@@ -6,11 +6,15 @@ never ended: their updates are made again from the source, so they are not appli
 their keys are written once more, that a later rebuild doesn't meet them.
 
 The flushes of several tables belong to one checkpoint, and a crash may leave some of
-them written and others not. So the last flush of each is held back until all are read.
+them written and others not. So the last flush of each is held back until all are read,
+and undone if another table doesn't have it. What is written again after that goes out
+before any new flush does, so that the tables of a partition are never more than one
+checkpoint apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from streamproc.kafka.fetch import RawBatch
@@ -25,6 +29,10 @@ from streamproc.tables.state import (
 
 #: Records without any position after which a changelog counts as one of plain Faust.
 UNMARKED_LIMIT = 50_000
+
+#: More records than a flush has. Compaction takes positions away, so that the records
+#: before the next one can be many more than one flush; those are applied at once.
+LARGEST_FLUSH = 1_000_000
 
 Keys = list[bytes]
 Values = list[bytes | None]
@@ -58,11 +66,21 @@ class Applier:
         self.bytes = 0
         #: The changelog record that is read next.
         self.read_to = state.changelog_offset
+        #: Records since the last position, and where in them each run begins.
         self._keys: Keys = []
         self._values: Values = []
+        self._runs: list[tuple[int, int]] = []
         self._held: _Held | None = None
-        #: The changelog has positions, so that what follows the last one isn't whole.
-        self._marked = bool(state.positions)
+        #: True if the changelog has positions: what follows the last one isn't whole.
+        self.is_marked = state.marked
+
+    def reset(self) -> None:
+        """Delete the state: it is rebuilt from the start of the changelog."""
+        self.state.reset()
+        self.read_to = 0
+        self._keys, self._values, self._runs = [], [], []
+        self._held = None
+        self.is_marked = False
 
     @property
     def positions(self) -> dict[str, int]:
@@ -75,21 +93,38 @@ class Applier:
         self.bytes += raw.size
         self.read_to = raw.next_offset
         keys, values = _with_keys(raw)
-        begin = 0
-        if self.whole and POSITION_KEY in keys:
-            self._marked = True
-            last = _last_position(keys, len(keys))
-            before = _last_position(keys, last)
-            if before >= 0:
-                # All but the last flush of this run can go at once.
-                self._end_flush(keys[:before], values[:before], values[before], raw, before)
-                begin = before + 1
-            self._end_flush(keys[begin:last], values[begin:last], values[last], raw, last)
-            begin = last + 1
-        self._keys += keys[begin:]
-        self._values += values[begin:]
-        if not self.whole or (not self._marked and len(self._keys) > UNMARKED_LIMIT):
+        if not self.whole:
+            self._write_all(keys, values, raw.next_offset)
+            return
+        if POSITION_KEY in keys:
+            self.is_marked = True
+            keys, values = self._end_flushes(keys, values, raw)
+        if not keys:
+            return
+        self._runs.append((len(self._keys), raw.offsets[0]))
+        self._keys += keys
+        self._values += values
+        count = len(self._keys)
+        if not self.is_marked and count > UNMARKED_LIMIT:
             self._write_unmarked(raw.next_offset)
+        elif count > LARGEST_FLUSH + LARGEST_FLUSH // 2:
+            self._write_early(count - LARGEST_FLUSH)
+
+    def _write_all(self, keys: Keys, values: Values, end: int) -> None:
+        keys, values = _without_positions(keys, values)
+        self.state.apply(keys, values, Position(), end)
+
+    def _end_flushes(self, keys: Keys, values: Values, raw: RawBatch) -> tuple[Keys, Values]:
+        """End the flushes that end in a run, and return what comes after them."""
+        begin = 0
+        last = _last_position(keys, len(keys))
+        before = _last_position(keys, last)
+        if before >= 0:
+            # All but the last flush of this run can go at once.
+            self._end_flush(keys[:before], values[:before], values[before], raw, before)
+            begin = before + 1
+        self._end_flush(keys[begin:last], values[begin:last], values[last], raw, last)
+        return keys[last + 1 :], values[last + 1 :]
 
     def _end_flush(
         self, keys: Keys, values: Values, position: bytes | None, raw: RawBatch, row: int
@@ -101,21 +136,28 @@ class Applier:
             decode_position(position or b"{}"),
             raw.offsets[row] + 1,
         )
-        self._keys, self._values = [], []
+        self._keys, self._values, self._runs = [], [], []
 
     def _write_held(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            keys, values = held.keys, held.values
-            if POSITION_KEY in keys:
-                kept = [row for row, key in enumerate(keys) if key != POSITION_KEY]
-                keys, values = [keys[row] for row in kept], [values[row] for row in kept]
+            keys, values = _without_positions(held.keys, held.values)
             self.state.apply(keys, values, held.position, held.end)
 
     def _write_unmarked(self, end: int) -> None:
         keys, values = self._keys, self._values
-        self._keys, self._values = [], []
-        self.state.apply(keys, values, Position(self.state.positions), end)
+        self._keys, self._values, self._runs = [], [], []
+        self.state.apply(keys, values, Position(self.state.positions), end, marked=False)
+
+    def _write_early(self, at_most: int) -> None:
+        """Write records that are older than one flush can be: theirs did end."""
+        row, offset = max(run for run in self._runs if run[0] <= at_most)
+        self._write_held()
+        meta = self.state.store.meta
+        position = Position(meta.positions, meta.extra, meta.format)
+        self.state.apply(self._keys[:row], self._values[:row], position, offset)
+        self._keys, self._values = self._keys[row:], self._values[row:]
+        self._runs = [(begin - row, first) for begin, first in self._runs if begin >= row]
 
     def finish(self, end: int, common: dict[str, int]) -> None:
         """The changelog is read to its ``end``; this worker writes to it from now on.
@@ -125,7 +167,7 @@ class Applier:
             common: The positions that all tables of the partition have reached. A last
                 flush that goes further is undone.
         """
-        if not self._marked:
+        if not self.is_marked:
             self._write_unmarked(end)
         held = self._held
         if held and any(
@@ -135,9 +177,24 @@ class Applier:
             self._held = None
             self.state.repair([key for key in held.keys if key != POSITION_KEY])
         self._write_held()
-        self.state.repair(self._keys)
-        self._keys, self._values = [], []
+        if self._keys:
+            self.state.repair(self._keys)
+            self._keys, self._values, self._runs = [], [], []
+        if not self.state.marked:
+            self.state.mark()
         self.state.changelog_offset = end
+        self.state.is_stale = False
+
+
+def common_positions(appliers: Iterable[Applier]) -> dict[str, int]:
+    """Return the offset of each reader that all tables of a partition have reached.
+
+    A table that has a changelog and doesn't know a reader is before its first flush; a
+    table that is new says nothing.
+    """
+    known = [applier.positions for applier in appliers if applier.is_marked]
+    readers = {reader for positions in known for reader in positions}
+    return {reader: min(positions.get(reader, -1) for positions in known) for reader in readers}
 
 
 def _with_keys(raw: RawBatch) -> tuple[Keys, Values]:
@@ -146,6 +203,13 @@ def _with_keys(raw: RawBatch) -> tuple[Keys, Values]:
     # Only a topic of somebody else has records without a key, which say nothing here.
     rows = [row for row, key in enumerate(raw.keys) if key is not None]
     return [raw.keys[row] or b"" for row in rows], [raw.values[row] for row in rows]
+
+
+def _without_positions(keys: Keys, values: Values) -> tuple[Keys, Values]:
+    if POSITION_KEY not in keys:
+        return keys, values
+    rows = [row for row, key in enumerate(keys) if key != POSITION_KEY]
+    return [keys[row] for row in rows], [values[row] for row in rows]
 
 
 def _last_position(keys: Keys, end: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from streamproc.errors import DecodeError, StoreError
-from streamproc.tables.state import PartitionState
+from streamproc.errors import DecodeError, EncodeError, StoreError, TableError
+from streamproc.tables.state import Flush, PartitionState
 from streamproc.tables.stores import Store
 
 #: Bytes that Python's objects take for an entry beside its encoded key and value.
@@ -23,13 +23,26 @@ MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 @dataclass(frozen=True, slots=True)
 class EntryCodec:
-    """How keys and values of a table become bytes, and back."""
+    """How keys and values of a table become bytes, and back.
+
+    ``null`` stands for None, which the changelog has for deletions.
+    """
 
     table: str
     encode_key: Callable[[Any], bytes]
     decode_key: Callable[[bytes], Any]
     encode_value: Callable[[Any], bytes]
     decode_value: Callable[[bytes], Any]
+    null: bytes = b"null"
+
+    def raw_key(self, key: Any) -> bytes:
+        """Encode a key."""
+        raw = self.encode_key(key)
+        return self.null if raw is None else raw
+
+    def key(self, raw: bytes) -> Any:
+        """Decode a key."""
+        return None if raw == self.null else self.decode_key(raw)
 
 
 class KeyedState(PartitionState):
@@ -48,9 +61,9 @@ class KeyedState(PartitionState):
         self.cache_bytes = cache_bytes
         self.cache: dict[Any, Any] = {}
         #: Keys changed since the last flush; one that isn't in the cache is deleted.
-        self.dirty: dict[Any, None] = {}
-        self._flushing: dict[Any, None] = {}
-        self._mean_size = float(ENTRY_OVERHEAD)
+        self.dirty: dict[Any, Any] = {}
+        self._flushing: dict[Any, Any] = {}
+        self._limit = max(1, cache_bytes // ENTRY_OVERHEAD)
         #: True while a key that isn't in the cache is known to be nowhere.
         self._complete = store.is_empty()
 
@@ -66,11 +79,18 @@ class KeyedState(PartitionState):
     def _load(self, key: Any, default: Any) -> Any:
         if self._complete or key in self.dirty or key in self._flushing:
             return default
-        raw = self.store.get(self.codec.encode_key(key))
+        raw = self.store.get(self.codec.raw_key(key))
         if raw is None:
             return default
         value = self.cache[key] = self.decode(key, raw)
+        if len(self.cache) > 2 * self._limit:
+            self._make_room()
         return value
+
+    def _make_room(self) -> None:
+        """Forget old entries that were only read."""
+        if len(self.cache) > 2 * self._limit + self.dirty_count:
+            self._evict(len(self.cache) - self._limit)
 
     def decode(self, key: Any, raw: bytes) -> Any:
         """Return the value of an entry.
@@ -79,7 +99,7 @@ class KeyedState(PartitionState):
             StoreError: It isn't what the table's value type says.
         """
         try:
-            return self.codec.decode_value(raw)
+            return None if raw == self.codec.null else self.codec.decode_value(raw)
         except DecodeError as exc:
             raise StoreError(
                 f"Table {self.codec.table!r} has an entry of key {key!r} that its value type "
@@ -92,17 +112,26 @@ class KeyedState(PartitionState):
         keys = list(keys)
         cache = self.cache
         missing = [key for key in keys if key not in cache]
-        if missing and not self._complete:
-            wanted = [
-                key
-                for key in dict.fromkeys(missing)
-                if key not in self.dirty and key not in self._flushing
-            ]
-            raws = self.store.get_many(list(map(self.codec.encode_key, wanted)))
-            for key, raw in zip(wanted, raws, strict=True):
-                if raw is not None:
-                    cache[key] = self.decode(key, raw)
-        return [cache.get(key, default) for key in keys]
+        if not missing or self._complete:
+            return [cache.get(key, default) for key in keys]
+        read = self._read_many(missing)
+        found = [read[key] if key in read else cache.get(key, default) for key in keys]
+        cache.update(read)
+        self._make_room()
+        return found
+
+    def _read_many(self, keys: list[Any]) -> dict[Any, Any]:
+        wanted = [
+            key
+            for key in dict.fromkeys(keys)
+            if key not in self.dirty and key not in self._flushing
+        ]
+        raws = self.store.get_many(list(map(self.codec.raw_key, wanted)))
+        return {
+            key: self.decode(key, raw)
+            for key, raw in zip(wanted, raws, strict=True)
+            if raw is not None
+        }
 
     def set(self, key: Any, value: Any) -> None:
         """Set the value of ``key``."""
@@ -122,7 +151,7 @@ class KeyedState(PartitionState):
     def scan(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[Any, Any]]:
         """Iterate over entries in the order of encoded keys, from ``start`` to before ``end``."""
         codec, cache = self.codec, self.cache
-        changed = {codec.encode_key(key): key for key in (*self._flushing, *self.dirty)}
+        changed = {codec.raw_key(key): key for key in (*self._flushing, *self.dirty)}
         waiting = sorted(
             (raw for raw in changed if raw >= start and (end is None or raw < end)), reverse=True
         )
@@ -133,7 +162,7 @@ class KeyedState(PartitionState):
                     yield key, cache[key]
             if raw_key in changed:
                 continue
-            key = codec.decode_key(raw_key)
+            key = codec.key(raw_key)
             value = cache.get(key, MISSING)
             yield key, self.decode(key, raw) if value is MISSING else value
         while waiting:
@@ -150,36 +179,81 @@ class KeyedState(PartitionState):
     # -- checkpoint and recovery
 
     def check(self) -> None:
-        for raw_key, raw in islice(self.store.items(), CHECKED_ENTRIES):
-            self.decode(self.codec.decode_key(raw_key), raw)
+        stored = self.store.meta
+        entries = list(islice(self.store.items(), CHECKED_ENTRIES))
+        if entries and stored.marked and stored.format != self.format:
+            raise StoreError(
+                f"Table {self.codec.table!r} was kept {stored.format or 'without ttl'} and is now "
+                f"{self.format or 'without ttl'}. Give the table another name, or delete its "
+                "changelog topic and local data to begin anew."
+            )
+        for raw_key, raw in entries:
+            self._check_entry(raw_key, raw)
+        if entries:
+            self._fit_limit(sum(len(key) + len(raw) for key, raw in entries) / len(entries))
+
+    def _fit_limit(self, mean_size: float) -> None:
+        self._limit = max(1, int(self.cache_bytes / (mean_size + ENTRY_OVERHEAD)))
+
+    def _check_entry(self, raw_key: bytes, raw: bytes) -> None:
+        try:
+            key = self.codec.key(raw_key)
+        except DecodeError as exc:
+            raise StoreError(
+                f"Table {self.codec.table!r} has a key {raw_key!r:.100} that its key type can't be "
+                f"read from: {exc}. Keep the key type, or give the table another name."
+            ) from exc
+        self.decode(key, raw)
 
     @property
     def is_dirty(self) -> bool:
         return bool(self.dirty)
 
+    @property
+    def dirty_count(self) -> int:
+        return len(self.dirty) + len(self._flushing)
+
     def take_dirty(self) -> tuple[list[bytes], list[bytes | None]]:
         taken, self.dirty = self.dirty, {}
         self._flushing = taken
-        codec, cache = self.codec, self.cache
-        encode = codec.encode_value
-        keys = list(map(codec.encode_key, taken))
-        values = [encode(cache[key]) if key in cache else None for key in taken]
+        keys, values = self._encode(taken)
         if keys:
             size = sum(map(len, keys)) + sum(map(len, filter(None, values)))
-            self._mean_size = size / len(keys) + ENTRY_OVERHEAD
+            self._fit_limit(size / len(keys))
+        return keys, values
+
+    def _encode(self, taken: dict[Any, Any]) -> tuple[list[bytes], list[bytes | None]]:
+        codec, cache = self.codec, self.cache
+        encode, null = codec.encode_value, codec.null
+        key: Any = None
+        try:
+            keys = list(map(codec.raw_key, taken))
+            values: list[bytes | None] = []
+            for key in taken:
+                if key in cache:
+                    raw = encode(cache[key])
+                    values.append(null if raw is None else raw)
+                else:
+                    values.append(None)
+        except EncodeError as exc:
+            raise TableError(
+                f"Table {codec.table!r} can't keep an entry (key {key!r:.100}): {exc}. Give the "
+                "table a key_type and value_type that its entries have."
+            ) from exc
         return keys, values
 
     def on_written(self) -> None:
         self._flushing = {}
-        limit = max(1, int(self.cache_bytes / self._mean_size))
-        if len(self.cache) > limit:
-            self._evict(len(self.cache) - limit // 2)
+        if len(self.cache) > self._limit:
+            self._evict(len(self.cache) - self._limit // 2)
 
     def _evict(self, count: int) -> None:
         self._complete = False
-        cache, dirty = self.cache, self.dirty
-        for key in [key for key in islice(cache, count) if key not in dirty]:
-            del cache[key]
+        cache, dirty, flushing = self.cache, self.dirty, self._flushing
+        oldest = list(islice(cache, count))
+        for key in oldest:
+            if key not in dirty and key not in flushing:
+                del cache[key]
 
     def forget(self) -> None:
         self.cache.clear()
@@ -191,6 +265,49 @@ class KeyedState(PartitionState):
         self._complete = False
         if not self.cache:
             return
-        for key in map(self.codec.decode_key, keys):
+        for key in map(self.codec.key, keys):
             if key not in self.dirty and key not in self._flushing:
                 self.cache.pop(key, None)
+
+
+class ReplicatedState(KeyedState):
+    """Entries of a partition that other workers write to as well.
+
+    The changelog has the last word: an update of this worker is seen here at once, and
+    goes to the store in the order that the changelog has, when it is read from there.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._flush_number = 0
+        #: Number of flush, and the changelog record after it, of those acknowledged.
+        self._acknowledged: list[tuple[int, int]] = []
+
+    def take_dirty(self) -> tuple[list[bytes], list[bytes | None]]:
+        before, taken = self._flushing, self.dirty
+        keys, values = super().take_dirty()
+        self._flush_number += 1
+        self._flushing = {**before, **dict.fromkeys(taken, self._flush_number)}
+        return keys, values
+
+    def write(self, flush: Flush, changelog_offset: int) -> None:
+        self._acknowledged.append((self._flush_number, changelog_offset))
+        self._settle()
+
+    def on_applied(self, keys: Sequence[bytes]) -> None:
+        super().on_applied(keys)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Read from the store again what this worker wrote, once the store has it."""
+        waiting = self._acknowledged
+        done = [number for number, offset in waiting if offset <= self.changelog_offset]
+        if not done:
+            return
+        self._acknowledged = waiting[len(done) :]
+        for key, number in list(self._flushing.items()):
+            if number <= done[-1]:
+                del self._flushing[key]
+                if key not in self.dirty:
+                    self.cache.pop(key, None)
+        self._complete = False

@@ -200,10 +200,15 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
 
     def take_repairs(self) -> list[tuple[Table, Flush]]:
         """Take what a recovery has to write to the changelogs before streams go on."""
+        starts = self.start_positions()
         flushes = []
         for table in self.values():
-            for state in table.states.values():
-                flush = state.flush({}) if state.needs_repair else None
+            for partition, state in table.states.items():
+                if not state.needs_repair:
+                    continue
+                # A new table begins where the others are.
+                known = {} if state.marked else starts.get(partition, {})
+                flush = state.flush(known)
                 if flush is not None:
                     flushes.append((table, flush))
         return flushes

@@ -9,7 +9,7 @@ that stay is left open, and what of it was never checkpointed is dropped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import Any
 
@@ -19,22 +19,12 @@ from mode import Service
 from streamproc.errors import StreamprocError
 from streamproc.kafka.changelogs import ChangelogReader
 from streamproc.kafka.fetch import RawBatch
-from streamproc.tables.changelog import Applier
+from streamproc.tables.changelog import Applier, common_positions
 
 #: Seconds between two reports of a recovery that takes long.
 REPORT_INTERVAL = 2.0
 #: Longest wait of a fetch in seconds, while catching up and while following.
 CATCH_UP_WAIT, FOLLOW_WAIT = 0.02, 0.5
-
-
-def _common_positions(appliers: Mapping[TP, Applier]) -> dict[int, dict[str, int]]:
-    """Return, by partition, the offset of each reader that all tables have reached."""
-    common: dict[int, dict[str, int]] = {}
-    for tp, applier in appliers.items():
-        known = common.setdefault(tp.partition, {})
-        for reader, offset in applier.positions.items():
-            known[reader] = min(offset, known.get(reader, offset))
-    return common
 
 
 class Recovery(Service):  # type: ignore[misc]
@@ -112,10 +102,9 @@ class Recovery(Service):  # type: ignore[misc]
                 await self._catch_up(catching_up)
             finally:
                 self.app.in_recovery = False
-            common = _common_positions(actives)
-            for tp, applier in actives.items():
-                applier.finish(self._end(tp, applier), common[tp.partition])
+            self._finish(actives)
             manager.check_formats()
+            await manager.write(manager.take_repairs())
             self.app.topics.start_at(manager.start_positions())
         await self._resume_streams(generation_id)
         await manager.on_recovered()
@@ -148,6 +137,15 @@ class Recovery(Service):  # type: ignore[misc]
                 f"{records / max(seconds, 1e-6):,.0f}",
             )
 
+    def _finish(self, actives: dict[TP, Applier]) -> None:
+        by_partition: dict[int, list[Applier]] = {}
+        ends = {tp: self._end(tp, applier) for tp, applier in actives.items()}
+        for tp, applier in actives.items():
+            by_partition.setdefault(tp.partition, []).append(applier)
+        common = {part: common_positions(each) for part, each in by_partition.items()}
+        for tp, applier in actives.items():
+            applier.finish(ends[tp], common[tp.partition])
+
     def _is_caught_up(self, tp: TP) -> bool:
         end, position = self.reader.high_watermark(tp), self.reader.position(tp)
         return end is not None and position is not None and position >= end
@@ -165,16 +163,31 @@ class Recovery(Service):  # type: ignore[misc]
                 end,
                 state.changelog_offset,
             )
-            state.reset()
+            applier.reset()
         return end
 
-    @staticmethod
-    def _apply(batches: Iterable[RawBatch], appliers: dict[TP, Applier]) -> None:
+    def _apply(self, batches: Iterable[RawBatch], appliers: dict[TP, Applier]) -> None:
         for raw in batches:
-            applier = appliers[TP(raw.topic, raw.partition)]
-            if raw.offsets and raw.offsets[0] < applier.state.changelog_offset:
-                # The changelog was made anew since the local state was written.
-                applier.state.reset()
+            tp = TP(raw.topic, raw.partition)
+            applier = appliers[tp]
+            if raw.offsets and raw.offsets[0] < applier.read_to:
+                self.log.warning(
+                    "Changelog %s/%s was made anew since the local state was written; the state "
+                    "is rebuilt from it.",
+                    tp.topic,
+                    tp.partition,
+                )
+                applier.reset()
+            elif raw.offsets and applier.state.is_stale:
+                self.log.info(
+                    "Local state of %s/%s is so old that its changelog may have forgotten "
+                    "deletions since; it is rebuilt.",
+                    tp.topic,
+                    tp.partition,
+                )
+                applier.reset()
+                self.reader.seek(tp, 0)
+                continue
             applier.apply(raw)
 
     def _report(self, appliers: dict[TP, Applier], pending: set[TP], seconds: float) -> None:

@@ -111,6 +111,7 @@ class SetTable(Table):
                 inner.decode_key,
                 lambda value: inner.encode_value(sorted(value, key=repr)),
                 lambda raw: set(map(_hashable, decode(raw))),
+                inner.null,
             )
         return self._codec
 

@@ -22,6 +22,11 @@ from streamproc.tables.stores import Meta, Store
 POSITION_KEY = b"\x00position"
 
 
+#: Age of a store in seconds at which it is rebuilt if its changelog has anything new:
+#: compaction drops the record of a deletion after a day (Kafka's delete.retention.ms).
+STALE_AFTER = 20 * 3600.0
+
+
 class Position(msgspec.Struct, omit_defaults=True):
     """Value of the record that ends a flush; see :class:`~streamproc.tables.stores.Meta`."""
 
@@ -45,14 +50,18 @@ class Flush:
 
     def write(self, changelog_offset: int) -> None:
         """Write to the store, once the changelog has it up to ``changelog_offset``."""
-        state = self.state
-        state.store.write(self.keys, self.values, _meta(self.position, changelog_offset))
-        state.changelog_offset = changelog_offset
-        state.on_written()
+        self.state.write(self, changelog_offset)
 
 
-def _meta(position: Position, changelog_offset: int) -> Meta:
-    return Meta(position.positions, position.extra, changelog_offset, time.time(), position.format)
+def _meta(position: Position, changelog_offset: int, marked: bool = True) -> Meta:
+    return Meta(
+        position.positions,
+        position.extra,
+        changelog_offset,
+        time.time(),
+        position.format,
+        marked,
+    )
 
 
 class PartitionState(ABC):
@@ -70,8 +79,14 @@ class PartitionState(ABC):
         self.store = store
         self.positions: dict[str, int] = dict(store.meta.positions)
         self.changelog_offset = store.meta.changelog_offset
+        #: The changelog has a position from which on torn flushes can be told.
+        self.marked = store.meta.marked
         #: Keys whose changelog record is of a flush that never ended; written again.
         self._repairs: dict[bytes, None] = {}
+        self._needs_mark = False
+        written_at = store.meta.written_at
+        #: The changelog may have forgotten deletions that the store doesn't know of.
+        self.is_stale = bool(written_at) and time.time() - written_at > STALE_AFTER
 
     # -- for subclasses
 
@@ -111,6 +126,16 @@ class PartitionState(ABC):
         """Return what is kept beside entries."""
         return {}
 
+    @property
+    def dirty_count(self) -> int:
+        """About how many entries the next flush will have."""
+        return int(self.is_dirty)
+
+    @property
+    def is_ahead(self) -> bool:
+        """True when something of it would be lost if it were read from the store again."""
+        return self.is_dirty or self.extra() != self.store.meta.extra
+
     # -- checkpoint
 
     def flush(self, positions: dict[str, int]) -> Flush | None:
@@ -120,15 +145,24 @@ class PartitionState(ABC):
             positions: How far each reader is.
         """
         merged = {**self.positions, **positions}
-        if not (self.is_dirty or self._repairs or merged != self.positions):
+        if not (self.is_dirty or self.needs_repair or merged != self.positions):
             return None
         self.positions = merged
+        self._needs_mark = False
         keys, values = self.take_dirty()
         if self._repairs:
-            repairs = [key for key in self._repairs if key not in set(keys)]
+            taken = set(keys)
+            repairs = [key for key in self._repairs if key not in taken]
             self._repairs = {}
             keys, values = keys + repairs, values + self.store.get_many(repairs)
         return Flush(self, keys, values, Position(merged, self.extra(), self.format))
+
+    def write(self, flush: Flush, changelog_offset: int) -> None:
+        """Write a flush to the store, once the changelog has it up to ``changelog_offset``."""
+        self.store.write(flush.keys, flush.values, _meta(flush.position, changelog_offset))
+        self.changelog_offset = changelog_offset
+        self.marked = True
+        self.on_written()
 
     # -- recovery
 
@@ -138,12 +172,32 @@ class PartitionState(ABC):
         values: Sequence[bytes | None],
         position: Position,
         changelog_offset: int,
+        marked: bool = True,
     ) -> None:
-        """Write entries that were read from the changelog."""
-        self.store.write(keys, values, _meta(position, changelog_offset))
+        """Write entries that were read from the changelog.
+
+        Args:
+            keys: Encoded keys.
+            values: Parallel to them; None deletes.
+            position: How far the state goes with them.
+            changelog_offset: The changelog record that follows.
+            marked: The changelog has positions.
+        """
+        self.store.write(keys, values, _meta(position, changelog_offset, marked))
         self.positions = dict(position.positions)
         self.changelog_offset = changelog_offset
+        self.marked = marked
+        self.is_stale = False
         self.on_applied(keys)
+
+    @property
+    def needs_repair(self) -> bool:
+        """True when the changelog must be written to before anything else is."""
+        return bool(self._repairs) or self._needs_mark
+
+    def mark(self) -> None:
+        """Write a position with the next flush, even if nothing is new."""
+        self._needs_mark = True
 
     def repair(self, keys: Sequence[bytes]) -> None:
         """Write what the store has of ``keys`` to the changelog with the next flush."""
@@ -159,6 +213,9 @@ class PartitionState(ABC):
         self.store.clear()
         self.positions = {}
         self.changelog_offset = 0
+        self.marked = False
+        self.is_stale = False
+        self._repairs = {}
         self.forget()
 
     def close(self) -> None:

@@ -31,6 +31,8 @@ class Meta(msgspec.Struct, omit_defaults=True):
         changelog_offset: The changelog record to go on from.
         written_at: Seconds since 1970.
         format: What the entries look like, to be compared at the next start.
+        marked: The changelog has positions; False while all that was read of it is of
+            plain Faust.
     """
 
     positions: dict[str, int] = {}
@@ -38,6 +40,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
     changelog_offset: int = 0
     written_at: float = 0.0
     format: str = ""
+    marked: bool = False
 
 
 class Store(ABC):

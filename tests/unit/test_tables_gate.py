@@ -1,0 +1,61 @@
+"""The gate: tables are looked at only while no stream has a record in hand."""
+
+import asyncio
+
+import pytest
+
+from streamproc import checkpoint
+from streamproc.checkpoint import Gate
+
+
+async def test_nobody_inside_is_not_waited_for():
+    assert await Gate().hold(lambda: 7) == 7
+
+
+async def test_a_checkpoint_waits_for_the_stream_inside_and_keeps_others_out():
+    gate = Gate()
+    await gate.enter("a")
+    seen = []
+
+    async def b():
+        await gate.enter("b")
+        seen.append("b")
+
+    holding = asyncio.ensure_future(gate.hold(lambda: seen.append("take")))
+    await asyncio.sleep(0)
+    entering = asyncio.ensure_future(b())
+    await asyncio.sleep(0)
+    assert (gate.shut, seen) == (True, [])
+    gate.leave("a")
+    await asyncio.gather(holding, entering)
+    assert seen == ["take", "b"]
+    assert not gate.shut
+
+
+async def test_a_slow_stream_is_waited_for_once(monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 0.01)
+    gate = Gate()
+    await gate.enter("slow")
+    assert await gate.hold(lambda: 1) == 1
+    assert "Agents take longer" in caplog.text
+    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 60)
+    assert await asyncio.wait_for(gate.hold(lambda: 2), 5) == 2
+    gate.leave("slow")
+    await gate.enter("slow")
+    # It is waited for again now that it was out.
+    holding = asyncio.ensure_future(gate.hold(lambda: 3))
+    await asyncio.sleep(0)
+    assert not holding.done()
+    gate.leave("slow")
+    assert await holding == 3
+
+
+async def test_the_gate_opens_when_taking_fails():
+    gate = Gate()
+
+    def take():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await gate.hold(take)
+    await asyncio.wait_for(gate.enter("a"), 1)
