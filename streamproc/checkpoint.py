@@ -115,12 +115,22 @@ class Checkpoint:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.gate = Gate()
+        self._abandoned = False
         self._participants: list[Flushable] = []
 
     def add(self, participant: Flushable) -> None:
         """Flush ``participant`` in every checkpoint, before offsets are committed."""
         if participant not in self._participants:
             self._participants.append(participant)
+
+    async def abandon(self, error: BaseException) -> None:
+        """Stop the worker and commit nothing more: its state may hold a part of a batch.
+
+        A restart goes on from the last checkpoint.
+        """
+        self._abandoned = True
+        logger.error("The worker stops and goes back to its last checkpoint: %s", error)
+        await self.app.crash(error)
 
     async def commit(self) -> bool:
         """Make results durable, then commit the source offsets they came from.
@@ -139,6 +149,8 @@ class Checkpoint:
         when offsets were committed.
         """
         app = self.app
+        if self._abandoned:
+            return False
         has_tables = bool(app.tables)
         if has_tables:
             offsets, flushes = await self.gate.hold(self._take)
@@ -153,12 +165,12 @@ class Checkpoint:
             if flushes:
                 await app.tables.write(flushes)
         except (SinkError, ProducerError) as exc:
-            logger.error("Results are not durable, so the worker stops uncommitted: %s", exc)
-            await app.crash(exc)
+            logger.error("Results are not durable")
+            await self.abandon(exc)
             return False
         except StreamprocError as exc:
-            logger.error("The tables can't be written, so the worker stops uncommitted: %s", exc)
-            await app.crash(exc)
+            logger.error("The tables can't be written")
+            await self.abandon(exc)
             return False
         return bool(offsets and await app.consumer.commit_offsets(offsets))
 

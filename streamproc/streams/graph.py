@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
 
-from streamproc.errors import LateRecord
+from streamproc.errors import EncodeError, LateRecord
 from streamproc.streams.batch import Batch
+from streamproc.streams.repartition import Repartition
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import Emit, Rejected, Step, Task
 
@@ -99,9 +100,15 @@ class Source(Node):
         times = self.topic.event_times if self.upstream is None else None
         async for batch in stream.batches():
             task = Task(batch.partition, loop.time(), time.time())
-            for rows in self._rows_of(batch, times):
-                self.push(rows, task)
-            await self._finish(task, stream)
+            try:
+                for rows in self._rows_of(batch, times):
+                    self.push(rows, task)
+                await self._finish(task, stream)
+            except Exception as exc:
+                # To give the batch again would count it twice in the operators' state.
+                self.app.log.exception("Flow %s failed: %r", self.name, exc)
+                await app.checkpoint.abandon(exc)
+                await asyncio.Event().wait()
 
     def _rows_of(self, batch: Batch[Any], times: Any) -> Iterator[Rows]:
         event_times = batch.timestamps if times is None else times(batch.values, batch.timestamps)
@@ -141,33 +148,53 @@ class Source(Node):
         for policy, rows in task.late:
             await self._late(policy, rows, task, stream)
         for target, rows in task.emitted:
-            await self._emit(target, rows, task)
+            await self._emit(target, rows, task, stream)
 
-    async def _emit(self, target: Any, rows: Rows, task: Task) -> None:
+    async def _emit(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
         if hasattr(target, "flush"):
             await target.write(_as_batch(self.name, rows, task))
-        elif hasattr(target, "send_rows"):
-            await target.send_rows(rows, task)
-        elif hasattr(target, "send_batch"):
-            await target.send_batch(rows.values, keys=rows.keys, timestamps=rows.times)
         elif hasattr(target, "states"):
             target.states[task.partition].set_many(rows.keys, rows.values)
+        elif hasattr(target, "send_batch"):
+            await self._send(target, rows, task, stream)
         else:
-            for value in rows.values:
+            await self._call(target, rows, task, stream)
+
+    async def _send(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
+        """Send rows to a topic; one that can't be encoded doesn't hold up the others."""
+        try:
+            await target.send_batch(**_columns(target, rows, task))
+        except EncodeError:
+            for row in range(len(rows)):
+                try:
+                    await target.send_batch(**_columns(target, rows.pick([row]), task))
+                except EncodeError as exc:
+                    await self._reject_row("to", exc, rows, row, task, stream)
+
+    async def _call(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
+        for row, value in enumerate(rows.values):
+            try:
                 result = target(value)
                 if isawaitable(result):
                     await result
+            except Exception as exc:  # noqa: BLE001 - user code may raise anything
+                await self._reject_row("to", exc, rows, row, task, stream)
 
     async def _late(self, policy: Any, rows: Rows, task: Task, stream: Any) -> None:
         if policy is None:
             return
         if policy != "dead-letter":
-            await self._emit(policy, rows, task)
+            await self._emit(policy, rows, task, stream)
             return
         for row in range(len(rows)):
             error = LateRecord(f"event time {rows.times[row]} ms is behind the watermark")
-            rejected = Rejected("window", error, rows.keys[row], rows.values[row], rows.origin(row))
-            await self._reject(rejected, task, stream)
+            await self._reject_row("window", error, rows, row, task, stream)
+
+    async def _reject_row(
+        self, stage: str, error: Exception, rows: Rows, row: int, task: Task, stream: Any
+    ) -> None:
+        rejected = Rejected(stage, error, rows.keys[row], rows.values[row], rows.origin(row))
+        await self._reject(rejected, task, stream)
 
     async def _reject(self, rejected: Rejected, task: Task, stream: Any) -> None:
         letters = self.app.dead_letters
@@ -179,6 +206,13 @@ class Source(Node):
             return
         (span,) = stream._open
         await letters.send(span.delivery, span.start + rejected.origin, stage, rejected.error)
+
+
+def _columns(target: Any, rows: Rows, task: Task) -> dict[str, Any]:
+    columns: dict[str, Any] = {"values": rows.values, "keys": rows.keys, "timestamps": rows.times}
+    if isinstance(target, Repartition):
+        columns["partition_from"] = task.partition
+    return columns
 
 
 def _as_batch(name: str, rows: Rows, task: Task) -> Batch[Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-
-from streamproc.streams.rows import Rows
-from streamproc.streams.steps import Task
 
 #: Header with the partition that a record comes from; by it the next part keeps a watermark
 #: for each of them, so that a partition read faster doesn't make another one's records late.
@@ -13,17 +11,20 @@ UPSTREAM_HEADER = "upstream"
 
 
 class Repartition:
-    """Sends rows to a topic by their key, with where they come from."""
+    """Sends records to a topic by their key, with where they come from."""
 
     def __init__(self, topic: Any) -> None:
         self.topic = topic
 
-    def __call__(self, value: Any) -> Any:
-        raise NotImplementedError
-
-    async def send_rows(self, rows: Rows, task: Task) -> None:
-        """Send rows; see :meth:`streamproc.streams.topic.Topic.send_batch`."""
-        head = ((UPSTREAM_HEADER, str(task.partition).encode()),)
+    async def send_batch(
+        self,
+        values: Sequence[Any],
+        keys: Sequence[Any],
+        timestamps: Sequence[int],
+        partition_from: int,
+    ) -> None:
+        """Send records; see :meth:`streamproc.streams.topic.Topic.send_batch`."""
+        head = ((UPSTREAM_HEADER, str(partition_from).encode()),)
         await self.topic.send_batch(
-            rows.values, keys=rows.keys, timestamps=rows.times, headers=[head] * len(rows)
+            values, keys=keys, timestamps=timestamps, headers=[head] * len(values)
         )

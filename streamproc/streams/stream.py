@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import wraps
 from inspect import isawaitable
 from time import monotonic
 from typing import Any
@@ -167,12 +168,6 @@ class Stream(OperatorStream):
         for condition in self._filters:
             flow = flow.filter(condition)
         return flow
-
-    def __getattr__(self, name: str) -> Any:
-        # Only what isn't there: operators of flows begin one.
-        if name in FLOW_OPERATORS:
-            return getattr(self.flow(), name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- iteration
 
@@ -618,3 +613,18 @@ class Stream(OperatorStream):
         finally:
             self._channel_stop_iteration(channel)
             self._passive = False
+
+
+def _beginning(name: str) -> Any:
+    """Return a method that begins a flow with an operator."""
+
+    @wraps(getattr(Flow, name))
+    def begin(self: Stream, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.flow(), name)(*args, **kwargs)
+
+    return begin
+
+
+for _name in FLOW_OPERATORS:
+    if not hasattr(Stream, _name):
+        setattr(Stream, _name, _beginning(_name))
