@@ -4,7 +4,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Processes for tests, each with its own Kafka and Redis; they wait more than they compute.
+JOBS ?= 4
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
@@ -27,10 +30,10 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/streamproc dev $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-kafka: $(VENV)/.installed-test java
-	STREAMPROC_TEST_KAFKA=apache $(BIN)/python -m pytest $(wildcard tests/integration tests/faults) $(ARGS)
+	STREAMPROC_TEST_KAFKA=apache $(PYTEST) $(wildcard tests/integration tests/faults) $(ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,6 +15,7 @@ import harness
 import pytest
 import redis
 
+from streamproc.dev.apache import kafka_jars
 from streamproc.dev.process import ChildProcess
 from streamproc.dev.servers import (
     EmbeddedKafka,
@@ -31,6 +32,8 @@ _children = pytest.StashKey[list[ChildProcess]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "apache_only: needs what only Apache Kafka does")
+    if KAFKA_KIND == "apache" and not hasattr(config, "workerinput"):
+        kafka_jars()  # once, before the processes of xdist would resolve them all at once
 
 
 def pytest_report_header() -> str:

@@ -13,10 +13,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamproc.dev.process import LOOPBACK, ChildProcess, free_port
+
+NO_COORDINATOR = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
 
 
 class Received(NamedTuple):
@@ -157,10 +170,12 @@ class KafkaClient:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Return the offsets that a group has committed, by partition (none: left out)."""
+        wanted = [TopicPartition(topic, p) for p in range(self.partitions(topic))]
+        if not wanted:
+            return {}
         consumer = Consumer(self._config | {"group.id": group, "enable.auto.commit": False})
         try:
-            wanted = [TopicPartition(topic, p) for p in range(self.partitions(topic))]
-            offsets = consumer.committed(wanted, timeout=10)
+            offsets = wait_for(lambda: _committed(consumer, wanted), 20, f"offsets of {group}")
         finally:
             consumer.close()
         return {tp.partition: tp.offset for tp in offsets if tp.offset >= 0}
@@ -168,6 +183,17 @@ class KafkaClient:
     def total_committed(self, group: str, topic: str) -> int:
         """Return the sum of the committed offsets: how many records are done with."""
         return sum(self.committed(group, topic).values())
+
+
+def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition] | None:
+    """Ask for committed offsets; None while a broker just started has no coordinator yet."""
+    try:
+        offsets: list[TopicPartition] = consumer.committed(wanted, timeout=10)
+    except KafkaException as exc:
+        if exc.args[0].code() not in NO_COORDINATOR:
+            raise
+        return None
+    return offsets
 
 
 def _fields(record: Any) -> dict[str, Any]:

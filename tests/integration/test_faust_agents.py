@@ -247,7 +247,7 @@ async def tick(): out("timer")
 @app.timer(0.1, on_leader=True)
 async def tick_leader(): out("leader timer")
 
-@app.crontab("* * * * *")
+@app.crontab("* * * * * *")
 async def cron(): out("crontab")
 
 @app.task
@@ -306,7 +306,7 @@ class View(faust.web.View):
     app.wait("word")
     assert app.values("word") == ["world"]
     assert get("/count/k/") == {"k": 1}
-    app.wait("crontab", timeout=65)
+    app.wait("crontab")
 
 
 def _environ():

@@ -73,7 +73,7 @@ BAD = [
     Reading(other=numpy.bool_(True)),
     Reading(other=Decimal("sNaN")),
     Reading(other=0),
-    Reading(name=object()),
+    Reading(name=...),
     None,
     {"value": 1.0, "other": 1.0},
 ]
