@@ -141,3 +141,53 @@ def test_all_forms_of_iteration(forms, kafka_client, consume_all):
     assert [(each.key.decode(), each.json()["n"]) for each in forwarded] == [
         (f"k{n}", n) for n in ALL
     ]
+
+
+def test_a_stream_that_begins_late_reads_what_came_before(faust_app, topic_factory, produce):
+    source, other = topic_factory(partitions=1), topic_factory(partitions=1)
+    produce(source, [{"n": n} for n in range(20)])
+    produce(other, [{"n": 0}])
+    app = faust_app(
+        f"""
+late = app.topic("{source}", value_type=Item)
+app.topics.add(late)  # subscribed to, and read by nobody yet
+
+@app.agent(app.topic("{other}", value_type=Item))
+async def early(stream):
+    async for item in stream:
+        await asyncio.sleep(1)  # long enough for both topics to be fetched
+        asyncio.ensure_future(read())
+
+async def read():
+    async for item in late.stream():
+        out("n", item.n)
+"""
+    )
+    app.wait("n", 20)
+    assert app.values("n") == list(range(20))
+
+
+def test_a_new_subscription_repeats_nothing(faust_app, topic_factory, produce):
+    """What is done before partitions are given up is committed, whatever the interval."""
+    source, other = topic_factory(partitions=1), topic_factory(partitions=1)
+    produce(source, [{"n": n} for n in range(100)])
+    produce(other, [{"n": 0}])
+    app = faust_app(
+        f"""
+@app.agent(app.topic("{source}", value_type=Item))
+async def work(stream):
+    async for item in stream:
+        out("n", item.n)
+        if item.n == 99:
+            asyncio.ensure_future(read())
+
+async def read():
+    async for item in app.topic("{other}", value_type=Item).stream():
+        out("other", item.n)
+""",
+        settings="broker_commit_interval=600.0,",
+    )
+    app.wait("other")
+    produce(source, [{"n": 100}])
+    app.wait("n", 101)
+    assert app.values("n") == list(range(101))
