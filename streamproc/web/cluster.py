@@ -24,7 +24,7 @@ from yarl import URL
 
 from streamproc.errors import StreamprocError
 from streamproc.web.query import Query
-from streamproc.web.reading import Page, Row, read_page
+from streamproc.web.reading import Page, Row, home_of, read_page
 
 T = TypeVar("T")
 
@@ -182,7 +182,9 @@ class Cluster(Service):  # type: ignore[misc]
         """
         if query.partition is not None:
             return _whole(await self.gather(table, query))
-        home = table.partition_of(query.key)
+        home = home_of(table, query.key)
+        if home is None:
+            return _whole(await self.gather(table, query))
         first = _whole(await self._ask_owners(table, query, {home}))
         if first.rows and not (first.scattered or table.name in self._scattered):
             return first

@@ -24,17 +24,31 @@ def parse_key(table: Any, text: str) -> Any:
     Raises:
         DecodeError: It isn't a key of this table.
     """
+    return parse_keys(table, text)[0]
+
+
+def parse_keys(table: Any, text: str) -> list[Any]:
+    """Return the keys that ``text`` may mean, most likely first.
+
+    There are two where the table has no key type: what the text is as JSON, and itself.
+
+    Raises:
+        DecodeError: It isn't a key of this table.
+    """
     declared = table.key_type
     if declared is str:
-        return text
+        return [text]
     if declared is bytes:
-        return _bytes(text)
-    key = _undeclared(text) if declared in (None, Any) else _declared(declared, text)
+        return [_bytes(text)]
+    if declared in (None, Any):
+        key = _undeclared(text)
+        return [key] if key == text else [key, text]
+    key = _declared(declared, text)
     try:
         hash(key)
     except TypeError as exc:
         raise DecodeError(f"{text!r:.80} can't be a key: {exc}") from exc
-    return key
+    return [key]
 
 
 def _bytes(text: str) -> bytes:

@@ -6,14 +6,14 @@ import binascii
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from streamproc.errors import DecodeError
 from streamproc.tables.keyed import MISSING
 from streamproc.tables.stores import prefix_end
-from streamproc.web.keys import encoded_prefix, parse_key
+from streamproc.web.keys import encoded_prefix, key_text, parse_keys
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 
@@ -61,6 +61,7 @@ class Query:
         from_ms: Only windows that end after this, in ms since 1970.
         to_ms: Only windows that start before this, in ms since 1970.
         partition: Only rows of this partition.
+        or_key: Another key that the same text may mean; MISSING: there is none.
         parameters: What other workers are asked with.
     """
 
@@ -72,12 +73,22 @@ class Query:
     from_ms: int | None = None
     to_ms: int | None = None
     partition: int | None = None
+    or_key: Any = MISSING
     parameters: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_key(self) -> bool:
         """True when a single key is asked for."""
         return self.key is not MISSING
+
+    def readings(self, table: Any) -> list[Query]:
+        """Return a query for each key that the text of this one may mean."""
+        keys = [self.key] if self.or_key is MISSING else [self.key, self.or_key]
+        # Other workers are to read the text in one way only.
+        return [
+            replace(self, key=key, parameters={**self.parameters, "key": key_text(table, key)})
+            for key in keys
+        ]
 
     def begin(self, partition: int) -> bytes:
         """Return the encoded key from which to read a partition."""
@@ -109,9 +120,11 @@ def read_query(table: Any, given: Mapping[str, str], key: str | None = None) -> 
         key = given.get("key")
     if key is not None:
         parameters["key"] = key
+    keys = [MISSING] if key is None else parse_keys(table, key)
     start = encoded_prefix(table, given["prefix"]) if given.get("prefix") else b""
     return Query(
-        key=MISSING if key is None else parse_key(table, key),
+        key=keys[0],
+        or_key=keys[1] if len(keys) > 1 else MISSING,
         start=start,
         end=prefix_end(start),
         after=Place.of_cursor(given["after"]) if given.get("after") else None,

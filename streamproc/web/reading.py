@@ -18,6 +18,7 @@ import msgspec
 from streamproc.errors import TableError
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState
 from streamproc.tables.windowstate import WindowedState
+from streamproc.tables.windowtable import AccumulatorTable
 from streamproc.web.keys import encode_json, key_json, key_path
 from streamproc.web.query import Place, Query
 
@@ -71,8 +72,14 @@ def is_scattered(table: Any, state: Any) -> bool:
     That is so where an agent writes under other keys than those of its records, or the
     records' producer chose partitions in another way.
     """
-    count = table.partition_count
-    return count > 1 and any(table.partition_of(key) != state.partition for key in some_keys(state))
+    if table.partition_count == 1:
+        return False
+    return any(home_of(table, key) != state.partition for key in some_keys(state))
+
+
+def home_of(table: Any, key: Any) -> int | None:
+    """Return the partition that a record of this key would be in; None: it may be in any."""
+    return None if key is None else int(table.partition_of(key))
 
 
 @singledispatch
@@ -85,6 +92,17 @@ def rows_of(state: Any, table: Any, query: Query) -> Collection[Row]:
 def some_keys(state: Any) -> Iterable[Any]:
     """Return a few keys of a state, at little cost."""
     return ()
+
+
+@singledispatch
+def shown(table: Any, value: Any) -> Any:
+    """Return what a client is to see of a value as the state has it."""
+    return value
+
+
+@shown.register
+def _(table: AccumulatorTable, value: Any) -> Any:
+    return table.program.result(value)
 
 
 def new_row(table: Any, state: Any, key: Any, order: bytes, **fields: Any) -> Row:
@@ -101,7 +119,7 @@ def new_row(table: Any, state: Any, key: Any, order: bytes, **fields: Any) -> Ro
 @rows_of.register
 def _(state: KeyedState, table: Any, query: Query) -> Collection[Row]:
     return [
-        new_row(table, state, key, table.codec.encode_key(key), value=value)
+        new_row(table, state, key, table.codec.raw_key(key), value=shown(table, value))
         for key, value in islice(_entries(state, query), query.limit + 1)
     ]
 
@@ -118,7 +136,7 @@ def _(state: KeyedState) -> Iterable[Any]:
     keys = list(islice(state.cache, SAMPLED_KEYS))
     if not keys:
         stored = islice(state.store.items(), SAMPLED_KEYS)
-        keys = [state.codec.decode_key(raw) for raw, _ in stored]
+        keys = [state.codec.key(raw) for raw, _ in stored]
     return keys
 
 
@@ -150,7 +168,7 @@ def _(state: Windows, table: Any, query: Query) -> Collection[Row]:
 
 
 def _windows(state: Windows, query: Query) -> Iterator[tuple[Place, Any, int, int, Any]]:
-    encode = state.codec.encode_key
+    encode = state.codec.raw_key
     after, partition = query.after, state.partition
     for key, start, end, value in _all_windows(state, query):
         raw = encode(key)

@@ -160,9 +160,13 @@ class TableDetail(TablesView):
         return self.json_page(content)
 
     async def _of_key(self, request: Any, table: Any, query: Query) -> Any:
-        answer = await self.cluster.find(table, query)
-        if not answer.rows:
-            raise self.NotFound(f"Table {table.name!r} has no such key")
+        for reading in query.readings(table):
+            answer = await self.cluster.find(table, reading)
+            if answer.rows:
+                return self._found(request, table, reading, answer)
+        raise self.NotFound(f"Table {table.name!r} has no such key")
+
+    def _found(self, request: Any, table: Any, query: Query, answer: Answer) -> Any:
         if wants_html(request):
             return self.html_page(html.key_page(table, query, answer, request.query))
         found = [msgspec.json.decode(row.entry, type=dict[str, msgspec.Raw]) for row in answer.rows]
