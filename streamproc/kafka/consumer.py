@@ -332,6 +332,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 )
                 break
             await asyncio.sleep(0.005)
+        # A commit that is under way took less than what is done now.
+        await self.maybe_wait_for_commit_to_finish()
         await self.commit()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
