@@ -26,6 +26,7 @@ FLOORS = {
     "project": 7,
     "web": 8,
     "dev": 8,
+    "testing": 8,
     "cli": 9,
     "__main__": 10,
 }

@@ -1,0 +1,142 @@
+"""An event loop whose time is virtual: it stands still, or jumps to the next timer.
+
+asyncio asks its selector to sleep until the next timer is due. The selector here never
+sleeps for that: when nothing is ready it asks how far time may go, and either jumps to
+the timer or stops the loop. So an hour of timers takes no time, and whoever runs the
+loop knows that nothing more can happen now. Everything else is asyncio's own loop.
+
+Sockets and threads of an agent still work: while records are in hand, the loop waits
+for them in real time before it lets virtual time pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+#: Loop time at the start; not 0, which some code takes for "never".
+FIRST_TIME = 1000.0
+#: Longest wait in real seconds for a socket or thread, while records are in hand.
+OUTSIDE_TIMEOUT = 10.0
+
+Limit = Callable[[], float | None]
+
+
+class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type, unused-ignore]
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if self.loop.waits_outside(len(self.get_map())):
+            ready = super().select(self.loop.outside_left())
+            if ready:
+                return ready
+        self.loop.idle(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop in virtual time; see the module's text."""
+
+    def __init__(self) -> None:
+        self._now = FIRST_TIME
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+        # A timer that was jumped to must not miss its time by a rounding.
+        self._clock_resolution = 1e-6
+        self._limit: Limit = lambda: None
+        self._jobs = 0
+        self._outside_until: float | None = None
+        #: True while a record is in hand, so that sockets and threads are worth waiting for.
+        self.has_work: Callable[[], bool] = lambda: False
+
+    def time(self) -> float:
+        """Return virtual seconds."""
+        return self._now
+
+    # -- running
+
+    def run(self, limit: Limit) -> None:
+        """Run until nothing is ready and time may go no further.
+
+        Args:
+            limit: Called each time that nothing is ready. Returns the time up to which
+                timers may fire, or None to stop. It may schedule callbacks.
+        """
+        outer = asyncio._get_running_loop()
+        self._limit = limit
+        # A test may itself run in a loop; the two take turns, as a debugger's would.
+        asyncio._set_running_loop(None)
+        try:
+            self.run_forever()
+        finally:
+            asyncio._set_running_loop(outer)
+
+    def idle(self, timeout: float | None) -> None:
+        """Nothing is ready, and the next timer is due in ``timeout`` seconds."""
+        limit = self._limit()
+        if self._ready:  # type: ignore[attr-defined]
+            return
+        due = None if timeout is None else self._now + timeout
+        if limit is None or due is None or due > limit + self._clock_resolution:
+            self.stop()
+        else:
+            self._now = due
+
+    def jump(self, time: float) -> None:
+        """Let it be ``time``, unless it is later already; no timer is due before."""
+        self._now = max(self._now, time)
+
+    # -- sockets and threads
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        """As asyncio's; counted, so that the loop knows that a thread is at work."""
+        future = super().run_in_executor(executor, func, *args)
+        self._jobs += 1
+        future.add_done_callback(self._on_job_done)
+        return future
+
+    def _on_job_done(self, future: Any) -> None:
+        self._jobs -= 1
+
+    def waits_outside(self, registered: int) -> bool:
+        """True if a socket or thread may bring something that a record in hand waits for."""
+        # One is the loop's own, by which threads wake it.
+        if (self._jobs == 0 and registered <= 1) or not self.has_work():
+            self._outside_until = None
+            return False
+        if self._outside_until is None:
+            self._outside_until = monotonic() + OUTSIDE_TIMEOUT
+        return True
+
+    def outside_left(self) -> float:
+        """Real seconds to wait."""
+        return max(0.0, (self._outside_until or 0.0) - monotonic())
+
+    # -- end
+
+    def kill_tasks(self) -> None:
+        """Cancel everything, and forget all callbacks and timers."""
+        for _ in range(20):  # some tasks start others when they are cancelled
+            tasks = asyncio.all_tasks(self)
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+            self.run(lambda: None)
+        for task in asyncio.all_tasks(self):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        closing = self.create_task(self.shutdown_asyncgens())
+        self.run(lambda: None)
+        with suppress(asyncio.InvalidStateError):
+            closing.exception()
+        self._asyncgens_shutdown_called = False  # it runs on, with the next start of the app
+        self._ready.clear()  # type: ignore[attr-defined]
+        self._scheduled.clear()  # type: ignore[attr-defined]

@@ -1,0 +1,394 @@
+"""Consumer, producer and changelog reader over topics in memory.
+
+They take the place of what talks to Kafka, and of nothing else: group membership is a
+call, flow control, delivery, checkpoints and recovery are the worker's own. Checked
+against faust-streaming 0.15.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from faust.assignor.client_assignment import ClientAssignment
+from faust.types import TP
+from faust.types.tuples import RecordMetadata
+from mode import Service
+
+from streamproc.errors import ProducerError
+from streamproc.kafka.consumer import Consumer
+from streamproc.kafka.fetch import Headers, RawBatch
+from streamproc.kafka.producer import Producer, SentBatch
+from streamproc.kafka.transport import Transport
+from streamproc.testing.broker import MemoryBroker
+
+
+class Connection:
+    """What one run of an app has of the broker; cut when the run is killed."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """Let nothing through any more."""
+        self._is_cut = True
+
+    @property
+    def broker(self) -> MemoryBroker:
+        if self._is_cut:
+            # What a killed worker would still like to do in its last breath.
+            raise asyncio.CancelledError
+        return self._broker
+
+
+class MemoryGroup(Service):  # type: ignore[misc]
+    """The app's membership of its consumer group; takes the place of the consumer thread."""
+
+    def __init__(self, consumer: MemoryConsumer, connection: Connection, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.consumer = consumer
+        self.app = consumer.app
+        self.connection = connection
+        self.thread_loop = self.loop
+        self._subscription: set[str] = set()
+        self._assignment: set[TP] = set()
+        self._positions: dict[TP, int] = {}
+        self._wake = asyncio.Event()
+        self._rebalance_lock = asyncio.Lock()
+        #: Partitions that another worker has.
+        self.taken: set[int] = set()
+
+    async def on_start(self) -> None:
+        self.connection.broker.subscribe(self._wake)
+
+    async def on_stop(self) -> None:
+        self.connection.broker.unsubscribe(self._wake)
+
+    # -- membership
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        self._subscription = set(topics)
+        # It returns before the group has rebalanced, as with a broker.
+        self.add_future(self.rebalance())
+
+    @property
+    def is_settled(self) -> bool:
+        """True when no rebalance is under way."""
+        return not self._rebalance_lock.locked() and not self.app.rebalancing
+
+    async def rebalance(self) -> None:
+        """Give up all partitions, and get those that are not taken."""
+        async with self._rebalance_lock:
+            app, consumer = self.app, self.consumer
+            broker = self.connection.broker
+            app.on_rebalance_start()
+            await consumer.on_partitions_revoked(self._assignment)
+            assigned = {
+                TP(topic, partition)
+                for topic in self._subscription
+                for partition in range(len(broker.create(topic)))
+                if partition not in self.taken
+            }
+            _tell_assignor(app.assignor, assigned)
+            self._assignment = assigned
+            self._positions = {}
+            app.consumer_generation_id += 1
+            await consumer.on_partitions_assigned(set(assigned), app.consumer_generation_id)
+
+    def assignment(self) -> set[TP]:
+        return set(self._assignment)
+
+    # -- records
+
+    async def fetch(self, partitions: Collection[TP]) -> tuple[int, list[RawBatch]]:
+        batches = self._take(partitions)
+        if not batches:
+            self._wake.clear()
+            await self._wake.wait()
+            batches = self._take(partitions)
+        return self.app.consumer_generation_id, batches
+
+    def _take(self, partitions: Collection[TP]) -> list[RawBatch]:
+        if not self.consumer.flow_active:
+            return []
+        broker = self.connection.broker
+        batches = []
+        for tp in sorted(self.unread(partitions)):
+            raw = broker.read(tp, self._positions[tp])
+            self._positions[tp] = raw.next_offset
+            batches.append(raw)
+        return batches
+
+    def unread(self, partitions: Iterable[TP]) -> list[TP]:
+        """Return those of ``partitions`` that have records to be fetched."""
+        end = self.connection.broker.end
+        positions = self._positions
+        return [tp for tp in partitions if tp in positions and positions[tp] < end(tp)]
+
+    def wake_fetch(self) -> None:
+        self._wake.set()
+
+    # -- offsets
+
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        broker = self.connection.broker
+        latest = self.app.conf.consumer_auto_offset_reset == "latest"
+        for tp in self._assignment:
+            start = broker.end(tp) if latest else 0
+            self._positions[tp] = broker.committed.get(tp, start)
+        return {tp: broker.committed.get(tp) for tp in self._assignment}
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        mine = {tp: offset for tp, offset in offsets.items() if tp in self._assignment}
+        self.connection.broker.committed.update(mine)
+        return True
+
+    async def position(self, tp: TP) -> int | None:
+        return self._positions.get(tp)
+
+    def seek(self, partition: TP, offset: int) -> None:
+        self._positions[TP(*partition)] = offset
+        self._wake.set()
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        for tp, offset in partitions.items():
+            self.seek(tp, offset)
+
+    def highwater(self, tp: TP) -> int:
+        return self.connection.broker.end(tp)
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return {tp: self.connection.broker.end(tp) for tp in partitions}
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return dict.fromkeys(partitions, 0)
+
+    # -- topics
+
+    def topic_partitions(self, topic: str) -> int | None:
+        logs = self.connection.broker.topics.get(topic)
+        return len(logs) if logs else None
+
+    async def create_topic(self, topic: str, partitions: int, *args: Any, **kwargs: Any) -> None:
+        self.connection.broker.create(topic, partitions)
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int:
+        return self.connection.broker.partition(topic, key) if partition is None else partition
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _tell_assignor(assignor: Any, assigned: set[TP]) -> None:
+    """Let it know what its own assignment would have been, had it made one."""
+    actives: dict[str, list[int]] = {}
+    for topic, partition in sorted(assigned):
+        actives.setdefault(topic, []).append(partition)
+    assignor._assignment = ClientAssignment(actives=actives, standbys={})
+    assignor._active_tps, assignor._standby_tps = set(assigned), set()
+    assignor.changelog_distribution = {str(assignor._url): actives}
+
+
+class MemoryConsumer(Consumer):
+    """The worker's consumer, in a group of its own."""
+
+    _thread: Any
+
+    def _new_consumer_thread(self) -> Any:
+        self._uncommitted = asyncio.Event()
+        return MemoryGroup(self, self.transport.connection, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def group(self) -> MemoryGroup:
+        group: MemoryGroup = self._thread
+        return group
+
+    @property
+    def is_behind(self) -> bool:
+        """True while records wait to be fetched, or the group rebalances."""
+        if not self.group.is_settled or not self._positioned:
+            return True
+        return bool(self.group.unread(self._fetchable()))
+
+    async def _drain_once(self) -> None:
+        if self._fetchable():
+            await super()._drain_once()
+            return
+        # The worker's own looks again twice a second, which adds up in virtual time.
+        self._room.clear()
+        await self._room.wait()
+
+    def note_uncommitted(self) -> None:
+        """Start the commit interval if there is something to commit."""
+        app = self.app
+        if not self._uncommitted.is_set() and (app.checkpoint._offsets() or app.tables.is_dirty):
+            self._uncommitted.set()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _commit_handler(self) -> None:
+        # A year of virtual time should not take thirty million empty commits.
+        while not self.should_stop:
+            await self._uncommitted.wait()
+            await self.sleep(self.commit_interval)
+            self._uncommitted.clear()
+            if not self.should_stop:
+                await self.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _commit_livelock_detector(self) -> None:
+        """There is no broker that could be slow."""
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _topic_check(self) -> None:
+        """Topics are made when they are subscribed to."""
+
+
+class MemoryProducer(Producer):
+    """The worker's producer; what it sends is acknowledged at once."""
+
+    @property
+    def _broker(self) -> MemoryBroker:
+        broker: MemoryBroker = self.transport.connection.broker
+        return broker
+
+    async def on_start(self) -> None:
+        await self.add_runtime_dependency(self.buffer)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Any:
+        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers or ())
+        self._send_on_produce_message(
+            key=key, value=value, partition=partition, timestamp=timestamp, headers=pairs
+        )
+        milliseconds = int(timestamp * 1000) if timestamp else None
+        return self._acknowledge(
+            topic,
+            *self._broker.append(
+                topic,
+                key,
+                value,
+                partition=partition,
+                timestamp=milliseconds,
+                headers=tuple((name, content) for name, content in pairs),
+            ),
+        )
+
+    async def send_and_wait(self, topic: str, *args: Any, **kwargs: Any) -> Any:
+        return await (await self.send(topic, *args, **kwargs))
+
+    def _acknowledge(self, topic: str, partition: int, offset: int) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.loop.create_future()
+        tp = TP(topic, partition)
+        future.set_result(RecordMetadata(topic, partition, tp, offset, None, 0))
+        return future
+
+    async def send_batch(
+        self,
+        topic: str,
+        keys: Sequence[bytes | None] | None,
+        values: Sequence[bytes | None],
+        *,
+        timestamps: Sequence[int] | None = None,
+        headers: Sequence[Headers | None] | None = None,
+        partition: int | None = None,
+    ) -> list[SentBatch]:
+        broker = self._broker
+        if keys is None and partition is None:
+            partition = broker.partition(topic, None)
+        sent: dict[int, tuple[int, int]] = {}
+        for row, value in enumerate(values):
+            target, offset = broker.append(
+                topic,
+                keys[row] if keys is not None else None,
+                value,
+                partition=partition,
+                timestamp=timestamps[row] if timestamps is not None else None,
+                headers=tuple((headers[row] or ()) if headers is not None else ()),
+            )
+            first, count = sent.get(target, (offset, 0))
+            sent[target] = (first, count + 1)
+        return [
+            SentBatch(self._acknowledge(topic, target, first), count)
+            for target, (first, count) in sent.items()
+        ]
+
+    async def partition_counts(self) -> dict[str, int]:
+        await asyncio.sleep(0)  # agents begin while a broker would be asked
+        return {topic: len(logs) for topic, logs in self._broker.topics.items()}
+
+    async def create_topic(self, topic: str, partitions: int, *args: Any, **kwargs: Any) -> None:
+        self._broker.create(topic, partitions)
+
+    def key_partition(self, topic: str, key: bytes | None) -> TP:
+        return TP(topic, self._broker.partition(topic, key))
+
+    def supports_headers(self) -> bool:
+        return True
+
+    async def flush(self) -> None:
+        await self.buffer.flush()
+        if self.should_stop and self.buffer.size:
+            raise ProducerError(f"{self.buffer.size} messages were still to be sent at stop")
+
+
+class MemoryChangelogs:
+    """Reads changelogs; takes the place of a ``ChangelogReader``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._positions: dict[TP, int] = {}
+        self._wake = asyncio.Event()
+
+    async def start(self, service: Any) -> None:
+        self._connection.broker.subscribe(self._wake)
+
+    async def stop(self) -> None:
+        self._connection.broker.unsubscribe(self._wake)
+
+    def assign(self, offsets: Mapping[TP, int]) -> None:
+        self._positions = dict(offsets)
+        self._wake.set()
+
+    async def fetch(self, timeout: float = 0.5) -> list[RawBatch]:
+        # The first call after assign returns at once: it tells where empty partitions end.
+        await self._wake.wait()
+        self._wake.clear()
+        return self._take()
+
+    def _take(self) -> list[RawBatch]:
+        broker = self._connection.broker
+        batches = []
+        for tp, position in self._positions.items():
+            if position < broker.end(tp):
+                raw = broker.read(tp, position)
+                self._positions[tp] = raw.next_offset
+                batches.append(raw)
+        return batches
+
+    def high_watermark(self, tp: TP) -> int | None:
+        return self._connection.broker.end(tp)
+
+    def position(self, tp: TP) -> int | None:
+        return self._positions.get(tp)
+
+
+class MemoryTransport(Transport):
+    """Transport over topics in memory."""
+
+    Consumer = MemoryConsumer
+    Producer = MemoryProducer
+
+    def __init__(self, urls: Any, app: Any, connection: Connection) -> None:
+        super().__init__(urls, app)
+        self.connection = connection
