@@ -141,14 +141,14 @@ def as_list(windows):
 
 
 @st.composite
-def cases(draw, spans=60):
+def cases(draw, spans=60, keys="abc"):
     base = draw(st.sampled_from([0, -30, 10**15, -(10**15)]))
     time = st.integers(0, spans) | st.just(0)
     numbers = iter(range(10**6))
     drawn = draw(
         st.lists(
             st.tuples(
-                st.lists(st.tuples(st.sampled_from("abc"), time), max_size=25),
+                st.lists(st.tuples(st.sampled_from(keys), time), max_size=25),
                 st.sampled_from([0, 5000, IDLE, IDLE + 7]),
             ),
             max_size=3,

@@ -150,7 +150,7 @@ class OpenWindows:
     def missing(self, start: int, key: Any) -> Accumulator | None:
         if start in self._whole:
             return None
-        raw = self._store.get(_prefix(start) + self._codec.encode_key(key))
+        raw = self._store.get(_prefix(start) + self._codec.raw_key(key))
         return None if raw is None else self._program.decode(raw)
 
     def mark(self, start: int, keys: Sequence[Any]) -> None:
@@ -202,7 +202,7 @@ class OpenWindows:
         window = self._open.get(start, {})
         if start not in self._whole:
             for raw_key, raw in self._raw_entries(start):
-                key = self._codec.decode_key(raw_key[_START.size :])
+                key = self._codec.key(raw_key[_START.size :])
                 if key not in window:
                     yield key, self._program.decode(raw)
         yield from list(window.items())
@@ -220,10 +220,10 @@ class OpenWindows:
         dirty, self._dirty = self._dirty, {}
         keys, self._tombstones = self._tombstones, []
         values: list[bytes | None] = [None] * len(keys)
-        encode_key, encode = self._codec.encode_key, self._program.encode
+        raw_key, encode = self._codec.raw_key, self._program.encode
         for start, changed in dirty.items():
             prefix, window = _prefix(start), self._open[start]
-            raw_keys = [prefix + encode_key(key) for key in changed]
+            raw_keys = [prefix + raw_key(key) for key in changed]
             keys += raw_keys
             values += [encode(window[key]) for key in changed]
             self._in_flight[start] = raw_keys
@@ -310,6 +310,7 @@ class KeyedWindows(WindowedState):
             self.codec.decode_key,
             self._encode,
             self._decode,
+            self.codec.null,
         )
         self.entries = KeyedState(self.partition, self.store, codec, self.cache_bytes)
         self._known_index: DueIndex | None = None
@@ -317,7 +318,7 @@ class KeyedWindows(WindowedState):
     @property
     def _index(self) -> DueIndex:
         if self._known_index is None:
-            decode_key = self.codec.decode_key
+            decode_key = self.codec.key
             self._known_index = DueIndex(
                 (decode_key(raw_key), msgspec.msgpack.decode(raw)[0])
                 for raw_key, raw in self.store.items()
