@@ -129,9 +129,7 @@ def test_headers_and_tombstones_reach_the_agent():
 
 def test_records_with_another_type_are_refused(driver):
     readings = driver.topic("readings")
-    with pytest.raises(
-        DriverError, match="'readings' takes values of type Reading, and .* is none: Exp"
-    ):
+    with pytest.raises(DriverError, match=r"takes values of type Reading, and .* is none: Exp"):
         readings.pipe("a", {"sensor": "a", "value": "much"})
     with pytest.raises(DriverError, match="To see what the app does with bytes"):
         readings.pipe("a", "text")
@@ -379,7 +377,7 @@ def test_dead_letters_that_nobody_looked_at_fail_the_test(sensors):
 
 def test_an_assertion_of_the_test_comes_first():
     failing = Failing(failures=1)
-    with pytest.raises(ZeroDivisionError), TestDriver(failing.app) as driver:
+    with pytest.raises(ZeroDivisionError), TestDriver(failing.app) as driver:  # noqa: PT012
         driver.topic("alerts").pipe("a", Reading(sensor="a", value=1))
         1 / 0  # noqa: B018
 
@@ -407,7 +405,7 @@ def test_records_that_are_never_done_are_told():
     @app.agent(topic)
     async def hang(stream):
         async for _ in stream:
-            while hangs[0]:
+            while hangs[0]:  # noqa: ASYNC110
                 await asyncio.sleep(60)
 
     with TestDriver(app, partitions=1) as driver:
