@@ -23,6 +23,7 @@ from mode import Service
 from yarl import URL
 
 from streamproc.errors import StreamprocError
+from streamproc.web.pauses import PauseWatch
 from streamproc.web.query import Query
 from streamproc.web.reading import Page, Row, home_of, read_page
 
@@ -88,6 +89,7 @@ class Cluster(Service):  # type: ignore[misc]
     def __init__(self, app: Any, **kwargs: Any) -> None:
         self.app = app
         self._session: aiohttp.ClientSession | None = None
+        self.pauses = PauseWatch(app)
         #: Tables some of whose keys were not where their records' keys would be.
         self._scattered: set[str] = set()
         super().__init__(**kwargs)
@@ -99,8 +101,12 @@ class Cluster(Service):  # type: ignore[misc]
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
             )
-            await self.app.add_runtime_dependency(self)
+            if not self.started:
+                await self.app.add_runtime_dependency(self)
         return self._session
+
+    def on_init_dependencies(self) -> Iterable[Any]:
+        return [self.pauses]
 
     async def on_stop(self) -> None:
         if self._session is not None:
@@ -112,8 +118,10 @@ class Cluster(Service):  # type: ignore[misc]
         """Raise unless this worker knows what it has.
 
         Raises:
-            NotNow: A rebalance or the recovery of tables is going on.
+            NotNow: A rebalance or the recovery of tables is going on, or may be.
         """
+        if self.pauses.in_doubt:
+            raise NotNow("This worker stood still; it may have lost its partitions meanwhile")
         if not self.app.tables.recovery.completed.is_set():
             raise NotNow("This worker takes part in a rebalance, or recovers its tables")
 
@@ -223,6 +231,9 @@ class Cluster(Service):  # type: ignore[misc]
             return Answer(missing=[Missing(url, partitions, str(exc))])
         except asyncio.TimeoutError:
             reason = f"it did not answer within {ASK_TIMEOUT:g} s"
+            return Answer(missing=[Missing(url, partitions, reason)])
+        except aiohttp.ClientConnectionError as exc:
+            reason = f"it can't be reached ({type(exc).__name__})"
             return Answer(missing=[Missing(url, partitions, reason)])
         except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as exc:
             return Answer(missing=[Missing(url, partitions, f"{type(exc).__name__}: {exc}")])

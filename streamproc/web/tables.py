@@ -21,7 +21,13 @@ from streamproc.web.keys import encode_json, key_json
 from streamproc.web.query import Query, read_query
 from streamproc.web.router import unavailable
 
-blueprint = web.Blueprint("streamproc-tables")
+
+class _Blueprint(web.Blueprint):  # type: ignore[misc]
+    def on_webserver_init(self, web: Any) -> None:
+        web.add_dependency(web.app.router.cluster)
+
+
+blueprint = _Blueprint("streamproc-tables")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -55,9 +61,9 @@ class TablesView(web.View):  # type: ignore[misc]
         raise NotImplementedError
 
     async def on_request_error(self, request: Any, exc: WebError) -> Any:
-        if not wants_html(request):
-            return await super().on_request_error(request, exc)
         headers = exc.extra_context.get("headers", {})
+        if not wants_html(request):
+            return self.error(exc.code, exc.detail, headers={**_HEADERS, **headers})
         return self.html_page(html.error_page(exc.code, exc.detail, headers), exc.code, headers)
 
     def table(self, name: str) -> Any:

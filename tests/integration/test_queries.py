@@ -455,3 +455,41 @@ def test_windows_of_a_key(counting):
         page = ask(worker, "/tables/ten/w07/", Accept="text/html").text
         assert "2023-11-14 22:13:20" in page
         assert ask(worker, "/tables/ten/none/").status == 404
+
+
+def test_a_worker_that_was_frozen_gives_no_old_answers(counting, produce, wait_for):
+    """Others took its partitions meanwhile; it hears of that a moment after it wakes."""
+    app = counting(2)
+    first, second = app.workers
+    second.pause()
+    try:
+        wait_for(lambda: ask(first, "/tables/counts/").json().get("complete"), 40, "it has all")
+        produce(app.source, WORDS)
+        twice = {key: 2 * count for key, count in COUNTS.items()}
+
+        def counted() -> bool:
+            found = ask(first, "/tables/counts/").json().get("entries", ())
+            return {each["key"]: each["value"] for each in found} == twice
+
+        wait_for(counted, 30, "the records are counted")
+        early = [Early(second, key) for key in COUNTS]
+        for each in early:
+            each.start()
+    finally:
+        second.resume()
+    for each in early:
+        each.join(60)
+    found = Counter((each.reply.status, each.reply.json().get("value")) for each in early)
+    assert set(found) <= {(200, 40), (503, None)}, found
+
+
+class Early(threading.Thread):
+    """A question that waits in the socket of a worker until that wakes."""
+
+    def __init__(self, worker: Any, key: str) -> None:
+        super().__init__()
+        self.worker, self.key = worker, key
+        self.reply = Reply(0, {}, "{}")
+
+    def run(self) -> None:
+        self.reply = ask(self.worker, f"/tables/counts/{self.key}/")
