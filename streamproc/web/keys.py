@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from streamproc.errors import DecodeError
-from streamproc.records.codecs import JSON, get_codec
+from streamproc.records.codecs import JSON, NUMBERS, get_codec
 from streamproc.records.record import encode_unknown
 
 #: Serializers whose bytes start alike when keys do.
@@ -77,12 +77,10 @@ def _declared(declared: Any, text: str) -> Any:
     try:
         return get_codec("text").decoder(declared)(raw)
     except DecodeError:
-        # Dates, UUIDs and their like are strings in JSON, and written without the quotes.
-        try:
-            return JSON.decoder(declared)(encode_json(text))
-        except DecodeError:
-            pass
-        raise
+        if declared in NUMBERS:
+            raise
+    # Dates, UUIDs and their like are strings in JSON, and may come without the quotes.
+    return JSON.decoder(declared)(encode_json(text))
 
 
 def key_text(table: Any, key: Any) -> str:
