@@ -142,6 +142,7 @@ class TestDriver:
 
     async def _wire_and_start(self) -> None:
         app = self.app
+        self._snapshot.unbind()
         self._loop.has_work = lambda: self._work.is_left
         app.transport = MemoryTransport(app.conf.broker_consumer, app, self._connection)
         app.producer_transport = app.transport
@@ -202,7 +203,10 @@ class TestDriver:
         with self._clock.replaced():
             self._loop.run(lambda: until)
         if not task.done():
-            raise DriverError(f"The app hangs: {task.get_coro()!r} did not end")
+            task.cancel()
+            raise DriverError(
+                f"The app hangs: {task.get_coro()!r} did not end. {self._work.describe()}"
+            ) from self.app.crash_reason
         return task.result()
 
     def _settle(self, target: float = 0.0) -> None:

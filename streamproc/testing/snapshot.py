@@ -70,6 +70,15 @@ class Snapshot:
             self._slots.append((item, slots))
             yield from [value for _, value in slots]
 
+    def unbind(self) -> None:
+        """Let services and locks find their event loop when they are used again.
+
+        A module that asked for a service's loop has bound it to one that never runs.
+        """
+        for item, state in self._dicts:
+            if isinstance(state.get("_loop"), asyncio.AbstractEventLoop):
+                item.__dict__["_loop"] = None
+
     def restore(self) -> None:
         """Set everything back."""
         for item, state in self._dicts:

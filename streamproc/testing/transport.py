@@ -208,7 +208,7 @@ class MemoryConsumer(Consumer):
     @property
     def is_behind(self) -> bool:
         """True while records wait to be fetched, or the group rebalances."""
-        if not self.group.is_settled or not self._positioned:
+        if not self.group.is_settled or (self.assignment() and not self._positioned):
             return True
         return bool(self.group.unread(self._fetchable()))
 

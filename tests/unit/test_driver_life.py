@@ -241,13 +241,13 @@ def test_values_that_do_not_fit_a_sink_are_told():
 # -- flows
 
 
-def flow_app(sink, **options):
+def flow_app(sink, *, repartition, **options):
     app = streamproc.App("flowing", broker="kafka://nowhere")
     readings = app.topic("readings", key_type=str, value_type=Reading)
     (
         app.stream(readings)
-        .map(lambda reading: reading)
-        .key_by("sensor")
+        .filter(lambda reading: reading.value >= 0)
+        .key_by("sensor", repartition=repartition)
         .window(tumbling("10s", **options))
         .aggregate(name="stats", n=Count(), mean=Mean("value"))
         .to(sink)
@@ -255,22 +255,20 @@ def flow_app(sink, **options):
     return app
 
 
-def test_windows_of_a_flow_close_by_event_time_and_by_silence():
+@pytest.mark.parametrize("repartition", [True, False])
+def test_windows_of_a_flow_close_by_silence(repartition):
     results = Recorder()
-    with TestDriver(flow_app(results, grace=0), partitions=2) as driver:
-        readings = driver.topic("readings")
-        for second in range(10):
-            for sensor in "ab":
-                readings.pipe(
-                    f"{second}",
-                    Reading(sensor=sensor, value=second),
-                    timestamp=START + second * 1000,
-                )
+    with TestDriver(flow_app(results, repartition=repartition), partitions=2) as driver:
+        for second in range(-1, 10):
+            driver.topic("readings").pipe_many(
+                (sensor, Reading(sensor=sensor, value=second), START + second * 1000)
+                for sensor in "ab"
+            )
         assert driver.sink(results).results == []
         assert driver.table("stats").windows("a") == {
             (START, START + 10_000): {"n": 10, "mean": 4.5}
         }
-        driver.advance("5m")  # nothing comes: partitions count as idle, and the window closes
+        driver.advance("5m")
         closed = driver.sink(results).results
         assert sorted((each.key, each.n, each.mean) for each in closed) == [
             ("a", 10, 4.5),
@@ -279,15 +277,43 @@ def test_windows_of_a_flow_close_by_event_time_and_by_silence():
         assert driver.table("stats").windows("a") == {}
 
 
-def test_windows_survive_a_crash():
+def test_windows_of_a_flow_close_by_event_time():
     results = Recorder()
-    with TestDriver(flow_app(results), partitions=1) as driver:
+    with TestDriver(flow_app(results, repartition=False, grace=0), partitions=1) as driver:
         readings = driver.topic("readings")
-        for second in range(5):
-            readings.pipe("x", Reading(sensor="a", value=second), timestamp=START + second * 1000)
+        for second in (0, 9, 10, 30):
+            readings.pipe("a", Reading(sensor="a", value=second), timestamp=START + second * 1000)
+        assert [each.mean for each in driver.sink(results).results] == [4.5, 10.0]
+
+
+def test_windows_survive_crashes():
+    results = Recorder()
+    with TestDriver(flow_app(results, repartition=False), partitions=1) as driver:
+        readings = driver.topic("readings")
+        for second in range(10):
+            readings.pipe("a", Reading(sensor="a", value=second), timestamp=START + second * 1000)
             driver.crash()
-            driver.checkpoint()
+            if second % 2:
+                driver.checkpoint()
         driver.crash()
         assert driver.table("stats").windows("a") == {
-            (START, START + 10_000): {"n": 5, "mean": 2.0}
+            (START, START + 10_000): {"n": 10, "mean": 4.5}
         }
+        driver.rebalance(without={0})
+        driver.rebalance()
+        driver.restart()
+        driver.advance("5m")
+        assert [(each.key, each.n) for each in driver.sink(results).results] == [("a", 10)]
+
+
+def test_what_a_flow_repartitioned_comes_again_after_a_crash():
+    """At least once: a crash between sending and checkpoint sends again."""
+    results = Recorder()
+    with TestDriver(flow_app(results, repartition=True), partitions=1) as driver:
+        driver.topic("readings").pipe("x", Reading(sensor="a", value=1), timestamp=START)
+        driver.checkpoint()
+        driver.crash()
+        assert driver.table("stats").windows("a") == {(START, START + 10_000): {"n": 1, "mean": 1}}
+        driver.topic("readings").pipe("x", Reading(sensor="a", value=1), timestamp=START)
+        driver.crash()
+        assert driver.table("stats").windows("a")[START, START + 10_000]["n"] == 3
