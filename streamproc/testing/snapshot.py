@@ -15,10 +15,22 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from mode import Service
 
 ROOTS = {"faust", "mode", "streamproc", "asyncio"}
-_LEAVES = (str, bytes, int, float, bool, type(None), type, enum.Enum, types.ModuleType)
+#: What has no state of a run: plain values, and settings and models.
+_LEAVES = (
+    str,
+    bytes,
+    int,
+    float,
+    type(None),
+    type,
+    enum.Enum,
+    types.ModuleType,
+    msgspec.Struct,
+)
 _CONTAINERS = (dict, list, set, deque)
 
 
