@@ -19,14 +19,16 @@ from faust.streams import _current_event
 from faust.types.tuples import ConsumerMessage
 from mode.utils.times import want_seconds
 
-from streamproc.errors import ConfigurationError, SinkError
+from streamproc.errors import ConfigurationError, DecodeError, SinkError
 from streamproc.kafka.progress import Delivery
+from streamproc.records.times import EventTimes
 from streamproc.streams.batch import Batch
 from streamproc.streams.flow import FLOW_OPERATORS, Flow
 from streamproc.streams.operators import OperatorStream
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
 from streamproc.tables.place import Place, current_place
+from streamproc.tables.windowed import Follower
 
 #: Seconds before an agent is run again that failed without a record in hand.
 IDLE_BACKOFF = 1.0
@@ -41,27 +43,52 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
 class StreamPlace(Place):
     """Where a stream's agent is; see :class:`~streamproc.tables.place.Place`."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_stream", "_timed", "_times")
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self._stream = stream
+        self._timed: Any = None
+        self._times: Sequence[int | None] = ()
 
     def event_time(self) -> int | None:
-        stream = self._stream
-        delivery = stream._delivery
-        if delivery is None:
-            return None
-        row = stream._row
-        times = stream.channel.event_times
+        delivery = self._stream._delivery
+        return None if delivery is None else self.event_times(delivery)[self._stream._row]
+
+    def batch(self) -> Any:
+        return self._stream._delivery
+
+    def row(self) -> int:
+        return self._stream._row
+
+    def event_times(self, batch: Any) -> Sequence[int | None]:
+        if batch is not self._timed:
+            # In one go: one by one it would cost ten times as much.
+            self._times = self._all_times(batch)
+            self._timed = batch
+        return self._times
+
+    def _all_times(self, delivery: Delivery) -> Sequence[int | None]:
+        times = self._stream.channel.event_times
         if times is None:
-            return delivery.timestamps[row]
-        (time,) = times([delivery.values[row]], [delivery.timestamps[row]])
-        return int(time)
+            return delivery.timestamps
+        try:
+            found: list[int] = times(delivery.values, delivery.timestamps)
+            return found
+        except DecodeError:
+            pairs = zip(delivery.values, delivery.timestamps, strict=True)
+            return [_valid_time(times, value, timestamp) for value, timestamp in pairs]
 
     def value(self) -> Any:
         stream = self._stream
         return None if stream._delivery is None else stream._delivery.values[stream._row]
+
+
+def _valid_time(times: EventTimes, value: Any, timestamp: int) -> int | None:
+    try:
+        return times([value], [timestamp])[0]
+    except DecodeError:
+        return None
 
 
 class Stream(OperatorStream):
@@ -82,6 +109,7 @@ class Stream(OperatorStream):
         self._redo = Redo(self.app.max_retries)
         self._gate = self.app.checkpoint.gate
         self._place = StreamPlace(self)
+        self._follower: Follower | None = None
         if self.reads_batches and self.prefix:
             self.channel.reader = self.prefix
 
@@ -291,6 +319,8 @@ class Stream(OperatorStream):
                 yield value
                 if self._before_done is not None:
                     await self._before_done()
+                if self._follower is not None:
+                    await self._follower.finish(delivery, row + 1)
                 if self.enable_acks:
                     delivery.ack(row)
                 self._delivery = None
@@ -484,6 +514,7 @@ class Stream(OperatorStream):
         self._by_hand = False
         _current_event.set(self._current)
         current_place.set(self._place)
+        self._follower = Follower.of(self.app.tables.values(), self._place)
         return self._iteration
 
     async def _end(self, mine: int) -> None:
@@ -509,6 +540,8 @@ class Stream(OperatorStream):
         if self._before_done is not None:
             await self._before_done()
             delivery.cursor = row
+        if self._follower is not None:
+            self._follower.observe(delivery, row)
         self._gate.leave(self)
         await self._gate.enter(self)
 
@@ -520,6 +553,9 @@ class Stream(OperatorStream):
             return
         if self._before_done is not None:
             await self._before_done()
+        if self._follower is not None:
+            for span in spans:
+                await self._follower.finish(span.delivery, span.end)
         self._open = []
         self._delivery = None
         for span in spans:
@@ -529,6 +565,8 @@ class Stream(OperatorStream):
     async def _finish(self, span: Span) -> None:
         if self._before_done is not None:
             await self._before_done()
+        if self._follower is not None:
+            await self._follower.finish(span.delivery, span.end)
         self._delivery = None
         self._mark_done(span)
         self._gate.leave(self)

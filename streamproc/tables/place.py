@@ -7,6 +7,7 @@ that take turns do not see each other's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -26,6 +27,18 @@ class Place:
     def event_time(self) -> int | None:
         """Event time of the record in hand in milliseconds, or None if there is none."""
         return None
+
+    def batch(self) -> Any:
+        """The run of records that is being worked on, or None if there is none."""
+        return None
+
+    def row(self) -> int:
+        """Which record of :meth:`batch` is in hand."""
+        return 0
+
+    def event_times(self, batch: Any) -> Sequence[int | None]:
+        """Event times of the records of a batch in ms; None for one that has no valid time."""
+        return ()
 
     def value(self) -> Any:
         """The record in hand."""

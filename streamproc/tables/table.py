@@ -14,9 +14,13 @@ from yarl import URL
 from streamproc.errors import ConfigurationError, TableError
 from streamproc.kafka.producer import partition_of
 from streamproc.records.codecs import find_codec
+from streamproc.tables.clocks import RECORD_CLOCK
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
 from streamproc.tables.place import current_place
 from streamproc.tables.stores import Store, prefix_end
+from streamproc.tables.windowed import TableWindows
+from streamproc.tables.windowset import WindowWrapper
+from streamproc.windows import HoppingWindow, TumblingWindow
 
 #: What stands for a key or value of None, which other serializers can't tell from text.
 NULL = {"json": b"null"}
@@ -60,11 +64,54 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         #: State by partition, of those that it follows only.
         self.standbys: dict[int, Any] = {}
         self._codec: EntryCodec | None = None
+        #: Its windows, if it has some.
+        self.windows: TableWindows | None = None
+
+    # -- windows
+
+    def using_window(self, window: Any, *, key_index: bool = False) -> Any:
+        """Give each key a value for each window.
+
+        Args:
+            window: ``TumblingWindow``, ``HoppingWindow`` or ``SlidingWindow``; or what
+                :func:`streamproc.windows.tumbling` and ``hopping`` return.
+            key_index: See :class:`~streamproc.tables.windowset.WindowWrapper`.
+
+        Raises:
+            ConfigurationError: The window is none that tables have.
+        """
+        if self.is_replicated:
+            raise ConfigurationError(
+                f"Global table {self.name!r} can't have windows: those of a partition are "
+                "closed by the worker that reads it. Use app.Table."
+            )
+        self.windows = TableWindows(self, window)
+        self.window = window
+        self._changelog_topic = None
+        return WindowWrapper(self.windows, RECORD_CLOCK, key_index=key_index)
+
+    def tumbling(self, size: Any, expires: Any = None, key_index: bool = False) -> Any:
+        """Use windows of ``size``, kept ``expires`` after their end (timedelta, seconds, "10s")."""
+        return self.using_window(TumblingWindow(size, expires), key_index=key_index)
+
+    def hopping(self, size: Any, step: Any, expires: Any = None, key_index: bool = False) -> Any:
+        """Use windows of ``size`` that begin every ``step``; see :meth:`tumbling`."""
+        return self.using_window(HoppingWindow(size, step, expires), key_index=key_index)
+
+    def _should_expire_keys(self) -> bool:
+        return False  # by Faust's clean-up
+
+    def _new_changelog_topic(self, **options: Any) -> Any:
+        if self.windows is not None:
+            options = {**self.windows.changelog_options, **options}
+        return super()._new_changelog_topic(**options)
 
     # -- wiring
 
     async def on_start(self) -> None:
         await self.declare_changelog()
+        if self.windows is not None:
+            self.add_future(self.windows.run())
 
     async def declare_changelog(self) -> None:
         """Create the changelog topic if it isn't there."""
@@ -72,6 +119,8 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def new_state(self, partition: int, store: Store) -> Any:
         """Make the state of one partition."""
+        if self.windows is not None:
+            return self.windows.new_state(partition, store)
         return KeyedState(partition, store, self.codec, self.app.table_cache_bytes)
 
     @property
@@ -138,6 +187,8 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def source_key(self, key: Any) -> bytes:
         """Return a key as the source topic's records have it."""
+        if self.windows is not None:
+            key, _ = key
         if isinstance(key, str):
             return key.encode()
         return self.codec.encode_key(key)
