@@ -38,7 +38,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .45rem .7rem; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 4rem; max-width: 32rem; }
 tr:last-child td { border-bottom: 0; } th { background: var(--soft); font-weight: 600; }
-td.num { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+td.num { font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 td.time { white-space: nowrap; font-variant-numeric: tabular-nums; }
 code { font: .9em ui-monospace, monospace; }
 form { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 1rem; align-items: end; }
@@ -66,7 +66,7 @@ def error_page(status: int, reason: str, headers: Mapping[str, str]) -> str:
     wait = headers.get("Retry-After")
     again = f"<p>The page is loaded again in {escape(wait)} s.</p>" if wait else ""
     head = f'<meta http-equiv="refresh" content="{escape(wait)}">' if wait else ""
-    body = f"{_back()}<h1>{int(status)}</h1><p class=warn>{escape(reason)}</p>{again}"
+    body = f"{_back()}<h1>{int(status)}</h1><p class="warn">{escape(reason)}</p>{again}"
     return _page(f"{int(status)}", body, head)
 
 
