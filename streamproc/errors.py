@@ -89,3 +89,7 @@ class LateRecord(StreamprocError):
 
 class DriverError(StreamprocError):
     """A test driver is used wrongly, or the app that it runs failed."""
+
+
+class LookUpFailed(StreamprocError):
+    """A look-up of ``enrich()`` failed, took too long, or found nothing that was needed."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from streamproc.aggregates import Aggregate, compile_aggregates
 from streamproc.errors import ConfigurationError
+from streamproc.streams.flowstate import StateOperators
 from streamproc.streams.graph import Node, Source
 from streamproc.streams.repartition import Repartition
 from streamproc.streams.steps import (
@@ -42,7 +43,7 @@ from streamproc.windows import WindowSpec
 logger = logging.getLogger(__name__)
 
 
-class Flow:
+class Flow(StateOperators):
     """A stream of records under way; each method returns what comes after an operator.
 
     Nothing happens before the worker starts. A flow that ends nowhere (without
@@ -55,11 +56,12 @@ class Flow:
         source: Source,
         nodes: list[Node],
         value_type: Any = None,
-        inputs: int = 1,
+        inputs: int | None = None,
     ) -> None:
         self.app = app
         self._source = source
         self._nodes = nodes
+        #: How many inputs its rows are told apart by; None: those of the source.
         self._inputs = inputs
         #: Type of the values, where it is known.
         self.value_type = value_type
@@ -79,14 +81,21 @@ class Flow:
     @property
     def name(self) -> str:
         """Name of the flow, of its agent, and the beginning of its tables' names."""
-        return self._source.name
+        return str(self._source.name)
 
-    def _then(self, step: Step, value_type: Any = None) -> Flow:
+    def input_count(self) -> int:
+        """Return how many inputs its rows are told apart by; known once the app has started."""
+        return int(self._source.inputs) if self._inputs is None else self._inputs
+
+    def _then(self, step: Step, value_type: Any = None, inputs: int | None = None) -> Flow:
         first, *others = self._nodes
         node = first.add(step)
         for other in others:
-            other.children.append(node)
-        return Flow(self.app, self._source, [node], value_type, self._inputs)
+            other.join(node)
+        return Flow(self.app, self._source, [node], value_type, inputs or self._inputs)
+
+    def _and(self, other: Flow) -> Flow:
+        return Flow(self.app, self._source, self._nodes + other._nodes)
 
     def _step_name(self, kind: str, function: Any = None) -> str:
         label = getattr(function, "__name__", "")
@@ -233,8 +242,10 @@ class Flow:
 
 #: What a stream does as a flow.
 FLOW_OPERATORS = frozenset(
-    name for name, value in vars(Flow).items() if callable(value) and not name.startswith("_")
-) - {"of", "filter"}
+    name
+    for name, value in (vars(StateOperators) | vars(Flow)).items()
+    if callable(value) and not name.startswith("_")
+) - {"of", "filter", "input_count"}
 
 
 class WindowedFlow:
@@ -266,4 +277,4 @@ class WindowedFlow:
             inputs=flow._inputs,
         )
         flow.app.tables.add(table)
-        return flow._then(WindowStep(table.name, table))
+        return flow._then(WindowStep(table.name, table), inputs=1)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any
 
 from streamproc.errors import EncodeError, LateRecord
 from streamproc.streams.batch import Batch
+from streamproc.streams.copartition import Copartitioned
 from streamproc.streams.repartition import Repartition
 from streamproc.streams.rows import Rows
-from streamproc.streams.steps import Emit, Rejected, Step, Task
+from streamproc.streams.steps import AsyncStep, Emit, Rejected, Step, Task
 
 #: Seconds between two looks at whether time alone closes a window.
 TICK_INTERVAL = 0.5
@@ -29,26 +31,80 @@ class Node:
     def __init__(self, step: Step | None = None) -> None:
         self.step = step
         self.children: list[Node] = []
+        #: The sources that rows come from.
+        self.sources: frozenset[Source] = frozenset()
+        self._is_async = isinstance(step, AsyncStep)
+        self._keeps_state = step is not None and step.table is not None
+        #: By partition, when the last rows that came to an asynchronous step are through.
+        self._last_turn: dict[int, asyncio.Future[None]] = {}
 
     def add(self, step: Step) -> Node:
         """Append a step."""
         node = Node(step)
-        self.children.append(node)
+        self.join(node)
         return node
+
+    def join(self, node: Node) -> None:
+        """Let rows go on to a node that others lead to as well."""
+        self.children.append(node)
+        node.sources |= self.sources
 
     def push(self, rows: Rows, task: Task) -> None:
         """Drive rows through this node and what follows it."""
         if self.step is not None:
+            if self._is_async:
+                self._queue(rows, task)
+                return
+            task.keeps_state |= self._keeps_state
             rows = self.step.process(rows, task)
+        self.pass_on(rows, task)
+
+    def pass_on(self, rows: Rows, task: Task) -> None:
+        """Drive rows through what follows."""
         if rows.values:
             for child in self.children:
                 child.push(rows, task)
+
+    def _queue(self, rows: Rows, task: Task) -> None:
+        mine = asyncio.get_running_loop().create_future()
+        before = self._last_turn.get(task.partition)
+        self._last_turn[task.partition] = mine
+        task.waiting.append(Waiting(self, rows, before, mine))
 
     def walk(self) -> Iterator[Node]:
         """Iterate over this node and all that follow it."""
         yield self
         for child in self.children:
             yield from child.walk()
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Rows before an asynchronous step.
+
+    Attributes:
+        node: The step's node.
+        rows: The rows.
+        before: Done when the rows before them are through; None if there are none.
+        turn: To be done when these are through.
+    """
+
+    node: Node
+    rows: Rows
+    before: asyncio.Future[None] | None
+    turn: asyncio.Future[None]
+
+    async def run(self, task: Task) -> Rows:
+        """Return what comes out of the step, in turn."""
+        if self.before is not None:
+            await asyncio.wait([self.before])
+        assert isinstance(self.node.step, AsyncStep)
+        return await self.node.step.run(self.rows, task)
+
+    def pass_turn(self) -> None:
+        """Let the rows behind these go on."""
+        if not self.turn.done():
+            self.turn.set_result(None)
 
 
 class Source(Node):
@@ -62,6 +118,9 @@ class Source(Node):
 
     def __init__(self, app: Any, topic: Any, name: str) -> None:
         super().__init__()
+        self.sources = frozenset([self])
+        #: What needs as many partitions.
+        self.alike: list[Copartitioned] = []
         self.app = app
         self.topic = topic
         self.name = name
@@ -87,8 +146,21 @@ class Source(Node):
         upstream = self.upstream
         if upstream is not None:
             self.inputs = upstream.partitions or 1
-            self.topic.partitions = counts.get(name, upstream.partitions)
+            joined = next((each.count(counts) for each in self.alike if each.count(counts)), None)
+            self.topic.partitions = counts.get(name, joined or upstream.partitions)
         self.partitions = counts.get(name, self.topic.partitions)
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """See that what its records are joined with has as many partitions.
+
+        Args:
+            counts: Partitions of the topics that are there.
+
+        Raises:
+            ConfigurationError: Something has more or fewer.
+        """
+        for other in self.alike:
+            other.check(self.topic.get_topic_name(), self.partitions, counts)
 
     # -- running
 
@@ -103,6 +175,8 @@ class Source(Node):
             try:
                 for rows in self._rows_of(batch, times):
                     self.push(rows, task)
+                if task.waiting:
+                    await self._wait(task, stream)
                 await self._finish(task, stream)
             except Exception as exc:
                 # To give the batch again would count it twice in the operators' state.
@@ -131,16 +205,55 @@ class Source(Node):
                 yield part
                 begin = row
 
-    async def tick(self, partition: int) -> None:
-        """Let time pass for one partition."""
-        task = Task(partition, asyncio.get_running_loop().time(), time.time())
+    async def _wait(self, task: Task, stream: Any) -> None:
+        """Run asynchronous steps, and what follows them.
+
+        If no state has changed yet, a checkpoint need not wait for it: the batch counts as
+        not begun.
+        """
+        try:
+            while task.waiting:
+                waiting = task.waiting[0]
+                rows = await self._run_step(waiting, task, stream)
+                waiting.node.pass_on(rows, task)
+                task.waiting.popleft().pass_turn()
+        finally:
+            for waiting in task.waiting:
+                waiting.pass_turn()
+
+    async def _run_step(self, waiting: Waiting, task: Task, stream: Any) -> Rows:
+        if stream is None or task.keeps_state:
+            return await waiting.run(task)
+        gate = self.app.checkpoint.gate
+        gate.leave(stream)
+        try:
+            return await waiting.run(task)
+        finally:
+            await gate.enter(stream)
+
+    async def tick(self, partition: int, quiet: frozenset[Any]) -> None:
+        """Let time pass for one partition.
+
+        Args:
+            partition: The partition.
+            quiet: The sources, this one among them, with nothing waiting in it.
+        """
+        loop = asyncio.get_running_loop()
+        task = Task(partition, loop.time(), time.time(), quiet)
         for node in self.walk():
-            if node.step is not None and node.step.ticks:
-                rows = node.step.tick(task)
-                if rows is not None and rows.values:
-                    for child in node.children:
-                        child.push(rows, task)
-        await self._finish(task, None)
+            step = node.step
+            if step is not None and step.ticks and (step.ticks_busy or node.sources <= quiet):
+                rows = step.tick(task)
+                if rows is not None:
+                    task.keeps_state = True
+                    node.pass_on(rows, task)
+        try:
+            if task.waiting:
+                await self._wait(task, None)
+            await self._finish(task, None)
+        except Exception as exc:
+            await self.app.checkpoint.abandon(exc)
+            raise
 
     async def _finish(self, task: Task, stream: Any) -> None:
         for rejected in task.rejected:
@@ -236,13 +349,17 @@ class Ticker:
         app = self.app
         if app.rebalancing or not app.tables.recovery.completed.is_set():
             return
+        quiet: dict[Source, set[int]] = {
+            source: set(app.topics.quiet_partitions(source.topic.get_topic_name()))
+            for source in app.flows
+        }
         for source in app.flows:
             if not any(node.step is not None and node.step.ticks for node in source.walk()):
                 continue
-            topic = source.topic.get_topic_name()
-            for partition in app.topics.quiet_partitions(topic):
+            for partition in sorted(quiet[source]):
                 await app.checkpoint.gate.enter(self)
                 try:
-                    await source.tick(partition)
+                    others = frozenset(each for each in quiet if partition in quiet[each])
+                    await source.tick(partition, others)
                 finally:
                     app.checkpoint.gate.leave(self)

@@ -17,7 +17,7 @@ class Rows:
         values: Values.
         times: Event times in ms.
         origins: For each row the row of the source's batch that it comes from; None where
-            rows come from state (closed windows, timers).
+            it comes from state (closed windows, timers), or all do.
         input: Which input of the next operator they come from.
     """
 
@@ -28,7 +28,7 @@ class Rows:
         keys: Sequence[Any],
         values: Sequence[Any],
         times: Sequence[int],
-        origins: Sequence[int] | None = None,
+        origins: Sequence[int | None] | None = None,
         input: int = 0,
     ) -> None:
         self.keys = keys

@@ -7,6 +7,7 @@ again one by one, and the others go on.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
@@ -39,6 +40,9 @@ class Task:
         partition: The partition.
         now: Seconds of the loop's clock, for silence.
         wall: Seconds since 1970, for processing time.
+        quiet: When time passes: the sources that have nothing waiting in this partition.
+        keeps_state: Whether state was changed, so that a checkpoint must wait for the end.
+        waiting: Rows that wait for an asynchronous step, in order.
         emitted: Targets and what they get, in order.
         rejected: Records for the dead letters.
         late: Late rows, and what is to become of them.
@@ -47,6 +51,9 @@ class Task:
     partition: int
     now: float
     wall: float
+    quiet: frozenset[Any] = frozenset()
+    keeps_state: bool = False
+    waiting: deque[Any] = field(default_factory=deque)
     emitted: list[tuple[Any, Rows]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     late: list[tuple[Any, Rows]] = field(default_factory=list)
@@ -64,10 +71,15 @@ class Step(ABC):
     Attributes:
         name: What errors and pages call it.
         ticks: True when time alone may make it give rows (:meth:`tick`).
+        ticks_busy: True when it wants to tick while some of its sources have records
+            waiting, because it tells them apart (``task.quiet``).
+        table: Where it keeps state, if it does.
     """
 
     name = ""
     ticks = False
+    ticks_busy = False
+    table: Any = None
 
     @abstractmethod
     def process(self, rows: Rows, task: Task) -> Rows:
@@ -76,6 +88,20 @@ class Step(ABC):
     def tick(self, task: Task) -> Rows | None:
         """Return what comes out when nothing comes in."""
         return None
+
+
+class AsyncStep(Step):
+    """An operator that has to wait: for a server, for example.
+
+    Rows of a partition go through it in turn, those of one batch after those of another.
+    """
+
+    def process(self, rows: Rows, task: Task) -> Rows:
+        raise NotImplementedError("an asynchronous step is run")
+
+    @abstractmethod
+    async def run(self, rows: Rows, task: Task) -> Rows:
+        """Return what comes out of some rows."""
 
 
 def isolate(

@@ -33,7 +33,13 @@ class WindowTable(Table):
     """
 
     def __init__(
-        self, app: Any, *, spec: WindowSpec, program: Program, inputs: int = 1, **options: Any
+        self,
+        app: Any,
+        *,
+        spec: WindowSpec,
+        program: Program,
+        inputs: int | None = 1,
+        **options: Any,
     ) -> None:
         super().__init__(app, **options)
         self.spec = spec
@@ -43,9 +49,7 @@ class WindowTable(Table):
     @property
     def inputs(self) -> int:
         """Number of inputs of the watermark: merged streams, or upstream partitions."""
-        if self._inputs > 1 or self.source is None:
-            return self._inputs
-        return int(self.source.inputs)
+        return int(self.source.inputs) if self._inputs is None else self._inputs
 
     def new_state(self, partition: int, store: Store) -> WindowedState:
         kind = AlignedWindows if isinstance(self.spec, AlignedSpec) else KeyedWindows

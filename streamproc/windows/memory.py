@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Any
 
 from streamproc.windows.state import Accumulator, Entry
@@ -119,6 +120,11 @@ class DueIndex:
         del self._planned[key]
         if len(self._heap) > 2 * len(self.dues) + 64:
             self._rebuild()
+
+    @property
+    def next_due(self) -> float:
+        """A time before which no key is due."""
+        return self._heap[0][0] if self._heap else inf
 
     def due(self, watermark: int) -> list[Any]:
         """Return the keys due at or before a watermark, in order; they stay in the index."""
