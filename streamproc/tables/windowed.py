@@ -122,7 +122,7 @@ class TableWindows:
         state = self.state_at(place.partition)
         number = state.add_input(batch.progress.tp.topic)
         if clock is self.clock:
-            known = _known_times(times, batch)
+            known = _known_times(times)
             return Cursor(batch, state, times, state.watermark.running(known, number))
         return Cursor(batch, state, times, [state.now] * len(times))
 
@@ -151,10 +151,10 @@ class TableWindows:
             return starts
         left = [start for start in starts if start > over]
         if not left:
-            self._note_late(state, key, time)
+            self._note_late(state, key, over + self._retained - time)
         return left
 
-    def _note_late(self, state: WindowValues, key: Any, moment: int) -> None:
+    def _note_late(self, state: WindowValues, key: Any, behind: float) -> None:
         self.late_total += 1
         state.late_total += 1
         now = time.monotonic()
@@ -167,7 +167,7 @@ class TableWindows:
             self.table.name,
             self.late_total - self._logged_total,
             key,
-            (state.now - moment) / 1000,
+            behind / 1000,
             state.partition,
         )
         self._logged_at, self._logged_total = now, self.late_total
@@ -189,10 +189,17 @@ class TableWindows:
         if highest is not None:
             state.watermark.observe(number, highest, asyncio.get_running_loop().time())
 
-    def observe_write(self, state: WindowValues, moment: int) -> None:
-        """Take in the time of a write that isn't the time of a record."""
-        number = state.add_input("")
-        state.watermark.observe(number, moment, asyncio.get_running_loop().time())
+    def observe_write(self, state: WindowValues, moment: int, event: Any) -> None:
+        """Take in the time of a write for an event that was given, or for none."""
+        clock = self.clock
+        if clock is None or clock.is_wall:
+            return
+        if not clock.follows_records:
+            number = state.add_input("")
+            state.watermark.observe(number, moment, asyncio.get_running_loop().time())
+        elif event is not None:
+            # The records of its topic move the watermark as their batches end.
+            state.add_input(event.message.topic)
 
     # -- closing
 
@@ -293,12 +300,12 @@ class TableWindows:
         watermark.tick(now)
 
 
-def _known_times(times: Sequence[int | None], batch: Any) -> Sequence[int]:
+def _known_times(times: Sequence[int | None]) -> Sequence[int]:
     if None not in times:
         return times  # type: ignore[return-value]
     # A record without a valid time is rejected when a write asks for it; until then it
     # must not move the watermark.
-    lowest = min((one for one in times if one is not None), default=min(batch.timestamps))
+    lowest = min((one for one in times if one is not None), default=0)
     return [lowest if one is None else one for one in times]
 
 

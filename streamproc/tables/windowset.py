@@ -131,8 +131,8 @@ class WindowWrapper:
         if windows.clock is None:
             windows.settle(self._clock)
         starts = windows.open_starts(state, key, moment, state.now)
-        if self._clock is windows.clock and not self._clock.is_wall:
-            windows.observe_write(state, moment)
+        if self._clock is windows.clock:
+            windows.observe_write(state, moment, event)
         return state, starts
 
     def __getitem__(self, key: Any) -> WindowSet:
