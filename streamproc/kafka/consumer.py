@@ -160,6 +160,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Return those of ``topics`` that the broker doesn't have, asking it anew."""
         return set(await self.call_thread(self._missing_topics, topics))
 
+    async def rejoin(self) -> None:
+        """Ask the group for a rebalance, with what topics there are now."""
+        await self.call_thread(self._rejoin)
+
+    async def _rejoin(self) -> None:
+        consumer = self._ensure_consumer()
+        await consumer._client.force_metadata_update()
+        consumer._coordinator.request_rejoin()
+
     async def _missing_topics(self, topics: Collection[str]) -> set[str]:
         client = self._ensure_consumer()._client
         missing = {each for each in topics if not client.cluster.partitions_for_topic(each)}
@@ -279,6 +288,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._full.discard(tp)
             self._room.set()
             self._thread.wake_fetch()
+
+    async def rejoin(self) -> None:
+        """Ask the group for a rebalance, with what topics there are now."""
+        await self._thread.rejoin()
 
     def on_reader(self) -> None:
         """A channel has begun to read what is assigned: its partitions may be fetched now."""

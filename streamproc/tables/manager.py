@@ -5,19 +5,25 @@ Checked against faust-streaming 0.15.3.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 
+from streamproc.errors import TableError
 from streamproc.tables.changelog import Applier, records_of
 from streamproc.tables.folder import InstanceFolder
 from streamproc.tables.recovery import Recovery
 from streamproc.tables.state import Flush
 from streamproc.tables.stores import MemoryStore, RocksStore, Store
 from streamproc.tables.table import Table
+
+#: Longest wait for changelog topics to be there, in seconds.
+CHANGELOG_TIMEOUT = 30.0
 
 
 class TableManager(FaustTableManager):  # type: ignore[misc]
@@ -56,7 +62,27 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                     self.app.topics.add(channel)
                 self._channels[table] = channel
             await table.maybe_start()
+        await self._wait_for_changelogs()
         self._tables_registered.set()
+
+    async def _wait_for_changelogs(self) -> None:
+        """Wait until the broker knows all changelogs.
+
+        The group would assign partitions of the sources without those of the tables.
+        """
+        if not self._changelogs:
+            return
+        producer = await self.app.maybe_start_producer()
+        deadline = monotonic() + CHANGELOG_TIMEOUT
+        while missing := set(self._changelogs) - set(await producer.partition_counts()):
+            if self.should_stop:
+                return
+            if monotonic() > deadline:
+                raise TableError(
+                    f"Changelog topics {', '.join(sorted(missing))} don't exist and could not be "
+                    "created: create them (compacted, with as many partitions as the source)."
+                )
+            await asyncio.sleep(0.05)
 
     async def _follow_source_partitions(self) -> None:
         """Give tables without a number of partitions as many as all sources have."""
@@ -67,7 +93,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         wanted = [table for table in self.values() if table.partitions is None]
         sources = {
             name
-            for channel in self.app.topics
+            for channel in (*self.app.topics, *(each.channel for each in self.app.agents.values()))
             if getattr(channel, "takes_batches", False) and not channel.internal
             for name in channel.topics
         }
@@ -127,6 +153,22 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             for part in standby:
                 followers[TP(topic, part)] = Applier(table.standbys[part])
         return active_appliers, followers
+
+    def missing_partitions(self) -> list[TP]:
+        """Return changelogs that should have been assigned with sources, and were not.
+
+        That is so when the leader of the group didn't know of them yet.
+        """
+        consumer = self.app.consumer
+        missing = []
+        for tp in consumer.assignment():
+            if tp.topic in self._changelogs:
+                continue
+            for topic, table in self._changelogs.items():
+                together = consumer.topic_partitions(topic) == consumer.topic_partitions(tp.topic)
+                if together and not table.is_replicated and tp.partition not in table.states:
+                    missing.append(TP(topic, tp.partition))
+        return missing
 
     def only_replicated(self, appliers: Mapping[TP, Applier]) -> dict[TP, Applier]:
         """Return those of tables that must be complete before streams go on."""

@@ -23,6 +23,11 @@ from streamproc.tables.changelog import Applier, common_positions
 
 #: Seconds between two reports of a recovery that takes long.
 REPORT_INTERVAL = 2.0
+#: Seconds before another rebalance is asked for since a changelog was missing: the first
+#: time and, doubled each time, at most.
+REJOIN_INTERVAL, LONGEST_REJOIN_INTERVAL = 0.5, 10.0
+#: Seconds after which a changelog that ends before what the local state has counts as new.
+SHRUNK_TIMEOUT = 2.0
 #: Longest wait of a fetch in seconds, while catching up and while following.
 CATCH_UP_WAIT, FOLLOW_WAIT = 0.02, 0.5
 
@@ -38,6 +43,8 @@ class Recovery(Service):  # type: ignore[misc]
         self._connected = False
         self._task: asyncio.Task[None] | None = None
         self._revoked_at: float | None = None
+        self._rejoins = 0
+        self._shrunk_until = 0.0
         #: Seconds that processing stood still in the last rebalance.
         self.last_pause = 0.0
         super().__init__(**kwargs)
@@ -92,6 +99,10 @@ class Recovery(Service):  # type: ignore[misc]
     async def _recover(self, generation_id: int) -> None:
         manager = self.manager
         actives, followed = manager.open_assigned()
+        if missing := manager.missing_partitions():
+            await self._rejoin(missing)
+            return
+        self._rejoins = 0
         if actives or followed:
             if not self._connected:
                 await self.reader.start(self)
@@ -111,11 +122,21 @@ class Recovery(Service):  # type: ignore[misc]
         if followed:
             await self._follow(followed)
 
+    async def _rejoin(self, missing: list[TP]) -> None:
+        self.log.warning(
+            "The group's leader didn't know of all changelogs yet (%s): rebalancing again",
+            ", ".join(f"{tp.topic}/{tp.partition}" for tp in missing[:3]),
+        )
+        await asyncio.sleep(min(REJOIN_INTERVAL * 2.0**self._rejoins, LONGEST_REJOIN_INTERVAL))
+        self._rejoins += 1
+        await self.app.consumer.rejoin()
+
     # -- reading changelogs
 
     async def _catch_up(self, appliers: dict[TP, Applier]) -> None:
         self.reader.assign({tp: each.state.changelog_offset for tp, each in appliers.items()})
         started = reported = monotonic()
+        self._shrunk_until = started + SHRUNK_TIMEOUT
         pending = set(appliers)
         while pending:
             batches = await self.reader.fetch(CATCH_UP_WAIT)
@@ -148,12 +169,15 @@ class Recovery(Service):  # type: ignore[misc]
 
     def _is_caught_up(self, tp: TP) -> bool:
         end, position = self.reader.high_watermark(tp), self.reader.position(tp)
-        return end is not None and position is not None and position >= end
+        if end is None or position is None or position < end:
+            return False
+        # A broker that has just become the leader may not know yet how far it goes.
+        return position == end or monotonic() > self._shrunk_until
 
     def _end(self, tp: TP, applier: Applier) -> int:
         state = applier.state
-        position = self.reader.position(tp)
-        end = state.changelog_offset if position is None else position
+        position, high_watermark = self.reader.position(tp), self.reader.high_watermark(tp)
+        end = min(position or 0, high_watermark or 0)
         if end < state.changelog_offset:
             self.log.warning(
                 "Changelog %s/%s ends at %s, before the %s that the local state has: it was "
