@@ -6,6 +6,8 @@ All derive from :class:`StreamprocError`. A message names what was wrong, where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class StreamprocError(Exception):
     """Base of all errors raised by streamproc."""
@@ -28,7 +30,16 @@ class EncodeError(StreamprocError, TypeError):
 
 
 class SinkError(StreamprocError):
-    """A sink refused data for a reason that trying again will not mend."""
+    """A sink refused data for a reason that trying again will not mend.
+
+    Attributes:
+        row: Which value of the run that was written doesn't fit, if it is about one.
+        misfits: An error for each value that doesn't fit, if it is about a run; the sink
+            accepted the others.
+    """
+
+    row: int | None = None
+    misfits: Sequence[SinkError] = ()
 
 
 class SinkUnavailable(SinkError):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from streamproc.aggregates import Aggregate, compile_aggregates
@@ -232,13 +233,16 @@ class Flow(StateOperators):
         for target in targets:
             if isinstance(target, str):
                 target = self.app.topic(target)
-            if not (callable(target) or hasattr(target, "states") or hasattr(target, "write")):
+            if not (callable(target) or any(map(partial(hasattr, target), _TAKES))):
                 raise ConfigurationError(
                     f"{target!r} is no sink, topic, table or function that records can go to"
                 )
             self._then(Emit("to", target), self.value_type)
         return self
 
+
+#: What tables, topics and sinks have, by which they are known.
+_TAKES = ("states", "send_batch", "write")
 
 #: What a stream does as a flow.
 FLOW_OPERATORS = frozenset(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any
 
-from streamproc.errors import EncodeError, LateRecord
+from streamproc.errors import EncodeError, LateRecord, SinkError
 from streamproc.streams.batch import Batch
 from streamproc.streams.copartition import Copartitioned
 from streamproc.streams.repartition import Repartition
@@ -240,14 +240,14 @@ class Source(Node):
         """
         loop = asyncio.get_running_loop()
         task = Task(partition, loop.time(), time.time(), quiet)
-        for node in self.walk():
-            step = node.step
-            if step is not None and step.ticks and (step.ticks_busy or node.sources <= quiet):
-                rows = step.tick(task)
-                if rows is not None:
-                    task.keeps_state = True
-                    node.pass_on(rows, task)
         try:
+            for node in self.walk():
+                step = node.step
+                if step is not None and step.ticks and (step.ticks_busy or node.sources <= quiet):
+                    rows = step.tick(task)
+                    if rows is not None:
+                        task.keeps_state = True
+                        node.pass_on(rows, task)
             if task.waiting:
                 await self._wait(task, None)
             await self._finish(task, None)
@@ -265,13 +265,23 @@ class Source(Node):
 
     async def _emit(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
         if hasattr(target, "flush"):
-            await target.write(_as_batch(self.name, rows, task))
+            await self._write(target, rows, task, stream)
         elif hasattr(target, "states"):
             target.states[task.partition].set_many(rows.keys, rows.values)
         elif hasattr(target, "send_batch"):
             await self._send(target, rows, task, stream)
         else:
             await self._call(target, rows, task, stream)
+
+    async def _write(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
+        """Write rows to a sink; those that don't fit it don't hold up the others."""
+        try:
+            await target.write(_as_batch(self.name, rows, task))
+        except SinkError as exc:
+            if not exc.misfits:
+                raise
+            for error in exc.misfits:
+                await self._reject_row("to", error, rows, error.row or 0, task, stream)
 
     async def _send(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
         """Send rows to a topic; one that can't be encoded doesn't hold up the others."""
@@ -344,10 +354,15 @@ class Ticker:
     def __init__(self, app: Any) -> None:
         self.app = app
 
+    @property
+    def _may_tick(self) -> bool:
+        app = self.app
+        return not app.rebalancing and app.tables.recovery.completed.is_set()
+
     async def tick(self) -> None:
         """Tick each source in each of its partitions that is read to the end."""
         app = self.app
-        if app.rebalancing or not app.tables.recovery.completed.is_set():
+        if not self._may_tick:
             return
         quiet: dict[Source, set[int]] = {
             source: set(app.topics.quiet_partitions(source.topic.get_topic_name()))
@@ -359,6 +374,8 @@ class Ticker:
             for partition in sorted(quiet[source]):
                 await app.checkpoint.gate.enter(self)
                 try:
+                    if not self._may_tick:
+                        return
                     others = frozenset(each for each in quiet if partition in quiet[each])
                     await source.tick(partition, others)
                 finally:

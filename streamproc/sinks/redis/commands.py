@@ -46,6 +46,7 @@ class Commands(abc.ABC):
             try:
                 collect(value, run, index)
             except SinkError as error:
+                error.row = index
                 errors.append(error)
         self.count += len(run.values) - len(errors)
         return errors

@@ -203,16 +203,24 @@ class RedisSink(Sink):
         """
         if self._link is None:
             await open_in_agent(self)
-        failures = _Failures()
+        misfits: list[SinkError] = []
+        begin = 0
         for run in Run.of(values).slices(_SLICE):
             while self.pending_bytes >= self._options["buffer_bytes"]:
                 await self._send_pending()
             for error in self._commands.add(run):
-                failures.add(str(error))
+                error.row = begin + (error.row or 0)
+                misfits.append(error)
+            begin += len(run.values)
             self._schedule()
-        if failures.count:
-            self.errors += failures.count
-            raise failures.error("values do not fit")
+        if misfits:
+            self.errors += len(misfits)
+            failures = _Failures()
+            for error in misfits:
+                failures.add(str(error))
+            refusal = failures.error("values do not fit")
+            refusal.misfits = misfits
+            raise refusal
 
     async def flush(self) -> None:
         """Return when all that was accepted is written and answered by the server.
