@@ -19,7 +19,6 @@ from windows_oracle import (
     sliding_oracle,
 )
 
-from streamproc.errors import StoreError
 from streamproc.kafka.fetch import RawBatch
 from streamproc.tables.changelog import Applier, common_positions, records_of
 from streamproc.tables.keyed import EntryCodec
