@@ -105,6 +105,8 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                 table.partitions = table.source.partitions
             elif len(found) == 1:
                 (table.partitions,) = found
+        for source in self.app.flows:
+            source.check(counts)
 
     async def on_stop(self) -> None:
         await self.app._fetcher.stop()
