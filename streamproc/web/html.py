@@ -66,7 +66,7 @@ def error_page(status: int, reason: str, headers: Mapping[str, str]) -> str:
     wait = headers.get("Retry-After")
     again = f"<p>The page is loaded again in {escape(wait)} s.</p>" if wait else ""
     head = f'<meta http-equiv="refresh" content="{escape(wait)}">' if wait else ""
-    body = f"{_back()}<h1>{int(status)}</h1><p class="warn">{escape(reason)}</p>{again}"
+    body = f'{_back()}<h1>{int(status)}</h1><p class="warn">{escape(reason)}</p>{again}'
     return _page(f"{int(status)}", body, head)
 
 
