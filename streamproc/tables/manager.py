@@ -105,6 +105,8 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                 table.partitions = table.source.partitions
             elif len(found) == 1:
                 (table.partitions,) = found
+            # It was made when the table was defined.
+            table.changelog_topic.partitions = table.partitions
         for source in self.app.flows:
             source.check(counts)
 

@@ -1,0 +1,277 @@
+"""Tables on real brokers: recovery, standbys, types, expiry, and what others write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+from confluent_kafka import Producer
+
+COUNTING = """
+topic = app.topic("{source}", key_type=str, value_type=Item)
+counts = app.Table("counts", key_type=str, value_type=int, default=int)
+
+@app.agent(topic)
+async def count(stream):
+    async for key, item in stream.items():
+        counts[key] += 1
+
+@app.timer(0.2)
+async def report():
+    out("table", os.getpid(), {p: dict(s.scan()) for p, s in counts.states.items()})
+    out("states", os.getpid(), {p: id(s) for p, s in counts.states.items()})
+    out("standbys", os.getpid(), {p: s.changelog_offset for p, s in counts.standbys.items()})
+    out("generation", os.getpid(), app.consumer_generation_id)
+"""
+
+SETTINGS = 'consumer_auto_offset_reset="earliest", tabledir=os.environ["TABLES"],'
+
+
+@pytest.fixture
+def counting(faust_app, topic_factory, tmp_path):
+    """``counting(partitions=4, settings="", more="")``: a counter of its own topic, not started."""
+
+    def create(partitions=4, settings="", more=""):
+        source = topic_factory(partitions=partitions)
+        app = faust_app(
+            COUNTING.replace("{source}", source) + more,
+            settings=SETTINGS + settings,
+            start=False,
+        )
+        app.source = source
+        app.tables = tmp_path / "tables"
+        app.env["TABLES"] = str(app.tables)
+        return app
+
+    return create
+
+
+def last_table(app, pids=None):
+    """The entries of all partitions, by the last report of each worker that runs."""
+    last = {}
+    for pid, parts in app.lines("table"):
+        if pids is None or pid in pids:
+            last[pid] = parts
+    table = {}
+    for parts in last.values():
+        for entries in parts.values():
+            table.update(entries)
+    return table
+
+
+def words(count, start=0):
+    return [(f"w{n % 13}", {"n": n}) for n in range(start, start + count)]
+
+
+def counted(count):
+    return dict(Counter(key for key, _ in words(count)))
+
+
+@pytest.mark.parametrize("left", ["kept", "deleted", "changelog anew", "all gone"])
+def test_counts_are_exact_after_a_kill(left, counting, produce, kafka_client, wait_for):
+    app = counting()
+    produce(app.source, words(1000))
+    first = app.start()
+    app.wait_committed(kafka_client, app.source, 1000)
+    first.kill()
+    if left in ("deleted", "all gone"):
+        shutil.rmtree(app.tables)
+    if left in ("changelog anew", "all gone"):
+        name = f"{app.id}-counts-changelog"
+        kafka_client._admin.delete_topics([name])[name].result(30)
+        wait_for(lambda: not kafka_client.partitions(name), 20, "the changelog is gone")
+        kafka_client.create_topic(4, name, {"cleanup.policy": "compact"})
+    produce(app.source, words(300, 1000))
+    second = app.start(ready=True)
+    app.wait_committed(kafka_client, app.source, 1300)
+    expected = counted(1300)
+    if left in ("changelog anew", "all gone"):
+        expected = dict(Counter(key for key, _ in words(300, 1000)))
+    wait_for(lambda: last_table(app, {second.pid}) == expected, 20, lambda: str(last_table(app)))
+    if left == "changelog anew":
+        assert "The state is rebuilt from it" in second.log or "made anew" in second.log
+    # A rebuild from the changelog alone has the same.
+    second.stop()
+    shutil.rmtree(app.tables)
+    third = app.start(ready=True)
+    wait_for(lambda: last_table(app, {third.pid}) == expected, 20, lambda: str(last_table(app)))
+
+
+@pytest.mark.apache_only
+def test_a_replay_of_counted_records_counts_nothing_twice(
+    counting, produce, kafka_client, wait_for
+):
+    """The offsets in the tables are ahead of those committed, as after a kill between them."""
+    app = counting()
+    produce(app.source, words(500))
+    first = app.start()
+    app.wait_committed(kafka_client, app.source, 500)
+    first.stop()
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": kafka_client.bootstrap, "group.id": app.id})
+    consumer.commit(
+        offsets=[TopicPartition(app.source, part, 0) for part in range(4)], asynchronous=False
+    )
+    consumer.close()
+    assert kafka_client.total_committed(app.id, app.source) == 0
+    produce(app.source, words(100, 500))
+    second = app.start(ready=True)
+    app.wait_committed(kafka_client, app.source, 600)
+    wait_for(lambda: last_table(app, {second.pid}) == counted(600), 20)
+
+
+def changelog(entries, reader="x"):
+    """Records of whole flushes, as a worker writes them."""
+    position = json.dumps({"positions": {reader: 1}}).encode()
+    return [(b'"%s"' % key.encode(), b"%d" % n) for key, n in entries] + [(b"\0position", position)]
+
+
+def test_progress_is_told(counting, produce, kafka_client, wait_for):
+    app = counting(
+        partitions=1, more="\nimport streamproc.tables.recovery as r\nr.REPORT_INTERVAL = 0.0\n"
+    )
+    name = kafka_client.create_topic(1, f"{app.id}-counts-changelog")
+    for part in range(4):
+        produce(name, changelog((f"k{n}", n) for n in range(part * 50_000, part * 50_000 + 50_000)))
+    worker = app.start(ready=True)
+    assert "Tables recovered: 200,004 records" in worker.log
+    assert "Recovering tables: " in worker.log
+    assert "left in 1 partitions, about 0 s" in worker.log
+    app.wait("table")
+    wait_for(lambda: len(last_table(app)) == 200_000, 20)
+
+
+def test_a_torn_tail_is_not_applied_and_repaired(
+    counting, produce, consume_all, kafka_client, wait_for
+):
+    app = counting(partitions=1)
+    name = kafka_client.create_topic(1, f"{app.id}-counts-changelog")
+    produce(name, [*changelog([("a", 1), ("b", 2)]), (b'"a"', b"7"), (b'"c"', b"1")])
+    app.start(ready=True)
+    wait_for(lambda: app.lines("table") and last_table(app) == {"a": 1, "b": 2}, 20)
+    records = consume_all(name, at_least=8)
+    assert [(each.key, each.value) for each in records[5:7]] == [(b'"a"', b"1"), (b'"c"', None)]
+    assert records[7].key == b"\0position"
+
+
+@pytest.mark.apache_only
+@pytest.mark.parametrize("whole", [True, False])
+def test_aborted_and_control_records_end_a_changelog(
+    whole, counting, produce, kafka_client, wait_for
+):
+    app = counting(partitions=1)
+    name = kafka_client.create_topic(1, f"{app.id}-counts-changelog")
+    if whole:
+        produce(name, changelog([("a", 1)]))
+    producer = Producer({"bootstrap.servers": kafka_client.bootstrap, "transactional.id": app.id})
+    producer.init_transactions(30)
+    for commits in (True, False):
+        producer.begin_transaction()
+        for key, value in changelog([("b", 1 if commits else 9)]):
+            producer.produce(name, value, key)
+        producer.flush(30)
+        (producer.commit_transaction if commits else producer.abort_transaction)(30)
+    app.start(ready=True)
+    expected = {"a": 1, "b": 1} if whole else {"b": 1}
+    wait_for(lambda: app.lines("table") and last_table(app) == expected, 20)
+
+
+@pytest.mark.apache_only
+def test_a_compacted_changelog_is_read_to_its_end(counting, produce, kafka_client, wait_for):
+    app = counting(partitions=1)
+    config = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01"}
+    config |= {"delete.retention.ms": "0", "segment.bytes": "1048576"}
+    name = kafka_client.create_topic(1, f"{app.id}-counts-changelog", config)
+    import time
+
+    for number in range(4):
+        produce(name, changelog((f"k{n}", number) for n in range(20)))
+        produce(name, [(b'"gone"', b"1"), *changelog([])])
+        time.sleep(0.2)
+    produce(name, [(b'"gone"', None), *changelog([])])
+    first = app.start(ready=True)
+    expected = {f"k{n}": 3 for n in range(20)}
+    wait_for(lambda: app.lines("table") and last_table(app) == expected, 20)
+    first.kill()
+
+
+def test_a_rebalance_in_the_middle_of_a_recovery_begins_it_again(
+    counting, produce, kafka_client, wait_for
+):
+    slow = """
+import streamproc.tables.recovery as r
+applied = r.Applier.apply
+def slow_apply(self, raw):
+    import time
+    time.sleep(0.4)
+    applied(self, raw)
+if os.environ.get("SLOW"):
+    r.Applier.apply = slow_apply
+    r.REPORT_INTERVAL = 0.0
+    import streamproc.kafka.changelogs as c
+    c.MAX_PARTITION_BYTES = 64 * 1024
+"""
+    app = counting(partitions=4, more=slow)
+    name = kafka_client.create_topic(4, f"{app.id}-counts-changelog")
+    expected = {}
+    for part in range(4):
+        for flush in range(10):
+            entries = [(f"p{part}-{n}", flush) for n in range(3000)]
+            produce(name, changelog(entries), partition=part)
+        expected.update(entries)
+    first = app.start(env={"SLOW": "1"})
+    first.wait_log("Recovering tables", 40)
+    assert "Worker ready" not in first.log
+    second = app.start(ready=True)
+    first.wait_ready(90)
+    wait_for(
+        lambda: last_table(app, {first.pid, second.pid}) == expected,
+        30,
+        lambda: str(len(last_table(app))),
+    )
+
+
+def test_partitions_that_stay_are_not_opened_again(counting, produce, kafka_client, wait_for):
+    app = counting(partitions=4)
+    produce(app.source, words(400))
+    first = app.start(ready=True)
+    app.wait_committed(kafka_client, app.source, 400)
+    wait_for(lambda: len(app.lines("states")[-1][1]) == 4, 20)
+    before = app.lines("states")[-1][1]
+    second = app.start(ready=True)
+
+    def states_of(pid):
+        return ([{}] + [states for each, states in app.lines("states") if each == pid])[-1]
+
+    wait_for(lambda: len(states_of(first.pid)) == 2, 20)
+    wait_for(lambda: len(states_of(second.pid)) == 2, 20)
+    for partition, state in states_of(first.pid).items():
+        assert state == before[partition]
+    # Each has a folder of its own.
+    folders = sorted(each.name for each in app.tables.iterdir())
+    assert folders == ["instance-0", "instance-1"]
+    assert len(list((app.tables / "instance-1" / "counts").iterdir())) == 2
+    produce(app.source, words(400, 400))
+    app.wait_committed(kafka_client, app.source, 800)
+    pids = {first.pid, second.pid}
+    wait_for(lambda: last_table(app, pids) == counted(800), 20)
+    second.stop()
+    wait_for(lambda: len(states_of(first.pid)) == 4, 20)
+    wait_for(lambda: last_table(app, {first.pid}) == counted(800), 20)
+
+
+def test_a_damaged_database_ends_the_worker_with_what_to_do(counting, produce, kafka_client):
+    app = counting(partitions=1)
+    produce(app.source, words(10))
+    first = app.start()
+    app.wait_committed(kafka_client, app.source, 10)
+    first.stop()
+    for file in app.tables.glob("instance-0/counts/0/MANIFEST-*"):
+        file.write_bytes(b"nothing")
+    second = app.start()
+    assert second.wait_end(40) != 0
+    assert "can't be opened" in second.log
+    assert "delete the folder: it is rebuilt from the changelog" in second.log
