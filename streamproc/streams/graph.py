@@ -148,6 +148,10 @@ class Source(Node):
             self.inputs = upstream.partitions or 1
             joined = next((each.count(counts) for each in self.alike if each.count(counts)), None)
             self.topic.partitions = counts.get(name, joined or upstream.partitions)
+            # Its agent, which has begun already, reads a copy.
+            for channel in self.app.topics:
+                if name in getattr(channel, "topics", ()):
+                    channel.partitions = self.topic.partitions
         self.partitions = counts.get(name, self.topic.partitions)
 
     def check(self, counts: Mapping[str, int]) -> None:
