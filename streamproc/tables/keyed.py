@@ -82,9 +82,14 @@ class KeyedState(PartitionState):
         raw = self.store.get(self.codec.raw_key(key))
         if raw is None:
             return default
-        value = self.cache[key] = self.decode(key, raw)
+        value = self._keep(key, raw)
         if len(self.cache) > 2 * self._limit:
             self._make_room()
+        return value
+
+    def _keep(self, key: Any, raw: bytes) -> Any:
+        """Put an entry of the store into the cache and return its value."""
+        value = self.cache[key] = self.decode(key, raw)
         return value
 
     def _make_room(self) -> None:
@@ -116,7 +121,6 @@ class KeyedState(PartitionState):
             return [cache.get(key, default) for key in keys]
         read = self._read_many(missing)
         found = [read[key] if key in read else cache.get(key, default) for key in keys]
-        cache.update(read)
         self._make_room()
         return found
 
@@ -128,7 +132,7 @@ class KeyedState(PartitionState):
         ]
         raws = self.store.get_many(list(map(self.codec.raw_key, wanted)))
         return {
-            key: self.decode(key, raw)
+            key: self._keep(key, raw)
             for key, raw in zip(wanted, raws, strict=True)
             if raw is not None
         }
@@ -150,6 +154,12 @@ class KeyedState(PartitionState):
 
     def scan(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[Any, Any]]:
         """Iterate over entries in the order of encoded keys, from ``start`` to before ``end``."""
+        return ((key, value) for key, value, _ in self.entries(start, end))
+
+    def entries(
+        self, start: bytes = b"", end: bytes | None = None
+    ) -> Iterator[tuple[Any, Any, bytes | None]]:
+        """Iterate as :meth:`scan`, with the stored bytes of entries that aren't in the cache."""
         codec, cache = self.codec, self.cache
         changed = {codec.raw_key(key): key for key in (*self._flushing, *self.dirty)}
         waiting = sorted(
@@ -159,16 +169,19 @@ class KeyedState(PartitionState):
             while waiting and waiting[-1] < raw_key:
                 key = changed[waiting.pop()]
                 if key in cache:
-                    yield key, cache[key]
+                    yield key, cache[key], None
             if raw_key in changed:
                 continue
             key = codec.key(raw_key)
             value = cache.get(key, MISSING)
-            yield key, self.decode(key, raw) if value is MISSING else value
+            if value is MISSING:
+                yield key, self.decode(key, raw), raw
+            else:
+                yield key, value, None
         while waiting:
             key = changed[waiting.pop()]
             if key in cache:
-                yield key, cache[key]
+                yield key, cache[key], None
 
     def count(self) -> int:
         """Count the entries: at once if all are in memory, else by reading the store."""
@@ -181,7 +194,7 @@ class KeyedState(PartitionState):
     def check(self) -> None:
         stored = self.store.meta
         entries = list(islice(self.store.items(), CHECKED_ENTRIES))
-        if entries and stored.marked and stored.format != self.format:
+        if entries and stored.format != self.format:
             raise StoreError(
                 f"Table {self.codec.table!r} was kept {stored.format or 'without ttl'} and is now "
                 f"{self.format or 'without ttl'}. Give the table another name, or delete its "
@@ -204,6 +217,9 @@ class KeyedState(PartitionState):
                 f"read from: {exc}. Keep the key type, or give the table another name."
             ) from exc
         self.decode(key, raw)
+
+    def observe(self, times: Iterable[int | None]) -> None:
+        """Learn the event times of a batch that is being processed."""
 
     @property
     def is_dirty(self) -> bool:

@@ -14,10 +14,12 @@ from yarl import URL
 from streamproc.errors import ConfigurationError, TableError
 from streamproc.kafka.producer import partition_of
 from streamproc.records.codecs import find_codec
+from streamproc.records.durations import duration
 from streamproc.tables.clocks import RECORD_CLOCK
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
 from streamproc.tables.place import current_place
 from streamproc.tables.stores import Store, prefix_end
+from streamproc.tables.ttl import ExpiringState
 from streamproc.tables.windowed import TableWindows
 from streamproc.tables.windowset import WindowWrapper
 from streamproc.windows import HoppingWindow, TumblingWindow
@@ -58,7 +60,13 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         super().__init__(app, **options)
         #: The source of the flow that writes to it: it has as many partitions.
         self.source = source
-        self.ttl = ttl
+        #: Milliseconds, or None.
+        self.ttl = None if ttl is None else duration(ttl)
+        if self.ttl is not None and (self.ttl <= 0 or self.is_replicated):
+            raise ConfigurationError(
+                f"Table {self.name!r}: a ttl is longer than 0, and is not for global tables, "
+                "whose partitions have no time"
+            )
         #: State by partition, of those that this worker may write.
         self.states: dict[int, Any] = {}
         #: State by partition, of those that it follows only.
@@ -121,6 +129,9 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         """Make the state of one partition."""
         if self.windows is not None:
             return self.windows.new_state(partition, store)
+        if self.ttl is not None:
+            cache_bytes = self.app.table_cache_bytes
+            return ExpiringState(partition, store, self.codec, cache_bytes, self.ttl)
         return KeyedState(partition, store, self.codec, self.app.table_cache_bytes)
 
     @property
@@ -290,6 +301,9 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         key: Callable[[Any], Any] | None = None,
     ) -> None:
         state = self.states[batch.partition]
+        if self.ttl is not None:
+            place = current_place.get()
+            state.observe(batch.timestamps if place is None else place.event_times(batch))
         keys = batch.keys if key is None else list(map(key, batch.values))
         found = dict(zip(keys, state.get_many(keys, MISSING), strict=True))
         for name, record in zip(keys, batch.values, strict=True):
@@ -419,6 +433,14 @@ class GlobalTable(Table):
         super().__init__(app, **options)
         # Faust's assignor would have every worker own and follow all partitions.
         self.is_global = False
+        topic = self._changelog_topic
+        if topic is not None:
+            # Keys and values are what that topic's records have.
+            conf = app.conf
+            self.key_serializer = topic.schema.key_serializer or conf.key_serializer or "raw"
+            self.value_serializer = topic.schema.value_serializer or conf.value_serializer
+            self.key_type = self.key_type or topic.key_type
+            self.value_type = self.value_type or topic.value_type
 
     def new_state(self, partition: int, store: Store) -> Any:
         return ReplicatedState(partition, store, self.codec, self.app.table_cache_bytes)
