@@ -15,6 +15,7 @@ from streamproc.sinks.redis import (
     RedisStream,
     RedisString,
     RedisTimeSeries,
+    redis_lookup,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "RedisString",
     "RedisTimeSeries",
     "Sink",
+    "redis_lookup",
 ]

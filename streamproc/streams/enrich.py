@@ -69,7 +69,8 @@ class Enrich(AsyncStep):
     Args:
         name: What errors and logs call it.
         app: The App; a look-up with an ``open`` method gets it.
-        look_up: Async function of a list of keys, or of one key.
+        look_up: Async function of a list of keys, or of one key. An exception in the place
+            of a value is an error of that key alone.
         pick: From a value to its key; None: the record's key.
         batched: Whether ``look_up`` takes a list.
         concurrency: How many calls may run at once, for all partitions.
@@ -120,6 +121,7 @@ class Enrich(AsyncStep):
         self._on_missing = on_missing
         self._on_error = on_error
         self._logged = 0.0
+        self._opening: asyncio.Future[None] | None = None
         #: Calls made, and those that failed, since the start.
         self.calls = 0
         self.failures = 0
@@ -154,18 +156,38 @@ class Enrich(AsyncStep):
         failed: dict[Any, BaseException] = {}
         if not unknown:
             return found, failed
+        await self._open()
         size = self._max_keys if self._batched else 1
         parts = [unknown[begin : begin + size] for begin in range(0, len(unknown), size)]
         results = await asyncio.gather(*map(self._ask, parts))
         for part, result in zip(parts, results, strict=True):
             if isinstance(result, LookUpFailed):
                 failed.update(dict.fromkeys(part, result))
-            else:
-                self._cache.keep(result, monotonic())
-                found.update(result)
+                continue
+            bad = {key: value for key, value in result.items() if isinstance(value, Exception)}
+            for key, error in bad.items():
+                del result[key]
+                failed[key] = LookUpFailed(f"{self.name} of {key!r} failed: {error}")
+            self._cache.keep(result, monotonic())
+            found.update(result)
         if failed and self._on_error == "fail":
             raise next(iter(failed.values()))
         return found, failed
+
+    async def _open(self) -> None:
+        look_up: Any = self._look_up
+        if not hasattr(look_up, "open"):
+            return
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(look_up.open(self._app))
+            self._app.on_before_shutdown.connect(self._close)
+        await self._opening
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        look_up: Any = self._look_up
+        if self._opening is not None:
+            self._opening = None
+            await look_up.close()
 
     async def _ask(self, keys: list[Any]) -> dict[Any, Any] | LookUpFailed:
         """Ask for some keys, again as often as is allowed."""

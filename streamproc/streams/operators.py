@@ -18,6 +18,8 @@ from faust.streams import maybe_forward
 from faust.types.models import FieldDescriptorT
 from mode.utils.futures import maybe_async
 
+from streamproc.errors import ConfigurationError
+
 
 class OperatorStream(faust.streams.Stream):  # type: ignore[misc]
     """A stream with operators; what it iterates over is up to subclasses."""
@@ -78,6 +80,50 @@ class OperatorStream(faust.streams.Stream):  # type: ignore[misc]
 
     def noack(self) -> Any:
         return self._next if self._is_derived else super().noack()
+
+    # -- joins, which Faust names and doesn't have
+
+    def join(self, *tables: Any, **options: Any) -> Any:
+        """Join records with a table; see :meth:`streamproc.streams.flow.Flow.join`.
+
+        Raises:
+            ConfigurationError: It is anything but one table; says what to use.
+        """
+        if len(tables) != 1 or isinstance(tables[0], FieldDescriptorT):
+            raise ConfigurationError(
+                "Joins by fields are not in Faust either: use stream.join(table), and for two "
+                "streams flow.interval_join(other), flow.asof_join(other) or "
+                "flow.join_updates(other), where flow is app.stream(topic).flow()"
+            )
+        if isinstance(tables[0], faust.streams.Stream):
+            raise ConfigurationError(
+                "join() takes a table. For another stream use interval_join(other.flow()), "
+                "asof_join(other.flow()) or join_updates(other.flow())"
+            )
+        return self.flow().join(tables[0], **options)
+
+    def inner_join(self, *tables: Any, **options: Any) -> Any:
+        """As :meth:`join`: records whose key isn't in the table are dropped."""
+        return self.join(*tables, how="inner", **options)
+
+    def left_join(self, *tables: Any, **options: Any) -> Any:
+        """As :meth:`join`: records whose key isn't in the table go on with None."""
+        return self.join(*tables, how="left", **options)
+
+    def outer_join(self, *tables: Any, **options: Any) -> Any:
+        """There is none with a table.
+
+        Raises:
+            ConfigurationError: Always; says what to use.
+        """
+        raise ConfigurationError(
+            "A stream has no outer join with a table, which gives no records by itself: use "
+            'flow.interval_join(other, how="outer") or flow.join_updates(other, how="outer")'
+        )
+
+    def flow(self, name: str | None = None) -> Any:
+        """Return the stream as a chain of operators."""
+        raise NotImplementedError
 
     async def _format_key(self, key: Any, value: Any) -> Any:
         # Faust's logs errors and drops the record.

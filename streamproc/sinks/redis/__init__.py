@@ -14,6 +14,7 @@ from streamproc.sinks.redis.kinds import (
     RedisString,
     RedisTimeSeries,
 )
+from streamproc.sinks.redis.lookup import redis_lookup
 from streamproc.sinks.redis.sink import RedisOptions, RedisSink
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "RedisStream",
     "RedisString",
     "RedisTimeSeries",
+    "redis_lookup",
 ]
