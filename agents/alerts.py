@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import Any
 
-from agents.topics import clean_readings
-from models import Alert
-from streamproc import Stream, app
+from agents.statistics import statistics
+from agents.topics import registry
+from models import Alert, Sensor
 from streamproc.sinks import RedisStream
 
-MIN_PRESSURE = 2.0  # bar
+#: Bar; for meters that the registry doesn't know (yet).
+MIN_PRESSURE = 2.0
 
 
-@app.agent(clean_readings, sink=[RedisStream("alerts", max_length=1000)])
-async def alert(stream: Stream) -> AsyncIterator[Alert]:
-    async for reading in stream:
-        if reading.pressure < MIN_PRESSURE:
-            yield Alert(
-                sensor_id=reading.sensor_id,
-                reason="low pressure",
-                pressure=reading.pressure,
-                flow=reading.flow,
-                at=reading.at,
-            )
+def alert(window: Any, sensor: Sensor | None) -> Alert | None:
+    """Return an alert if the mean pressure is less than the meter should ever have."""
+    sensor = sensor or Sensor(window.key, place="unknown", min_pressure=MIN_PRESSURE)
+    if window.pressure >= sensor.min_pressure:
+        return None
+    return Alert(
+        sensor_id=window.key,
+        place=sensor.place,
+        reason="low pressure",
+        pressure=window.pressure,
+        flow=window.flow,
+        at=window.window_end,
+    )
+
+
+(
+    statistics.join(registry, how="left", on="key", fn=alert)
+    .filter(lambda found: found is not None)
+    .to(RedisStream("alerts", max_length=1000))
+)

@@ -1,5 +1,5 @@
 """Typed records of the reference application."""
 
-from models.readings import Alert, CleanReading, Reading, SensorRun
+from models.readings import Alert, Reading, Sensor
 
-__all__ = ["Alert", "CleanReading", "Reading", "SensorRun"]
+__all__ = ["Alert", "Reading", "Sensor"]

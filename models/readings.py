@@ -20,26 +20,20 @@ class Reading(Record, event_time="at"):
     battery: float | None = None  # volts; None: on mains
 
 
-class CleanReading(Reading, kw_only=True):
-    """A reading worth counting, and where it came from, which tells repeats apart."""
-
-    source: str  # topic and partition
-    offset: int
-
-
-class SensorRun(Record):
-    """The readings of one meter in a batch: (offset, flow, time as text) each."""
+class Sensor(Record):
+    """What the registry knows of a meter."""
 
     sensor_id: str
-    source: str
-    readings: list[tuple[int, float, str]]
+    place: str
+    min_pressure: float  # bar; less means that a pipe has burst
 
 
 class Alert(Record):
     """Something that a person should look at."""
 
     sensor_id: str
+    place: str
     reason: str
-    pressure: float
+    pressure: float  # mean of the window
     flow: float
-    at: datetime
+    at: datetime  # end of the window
