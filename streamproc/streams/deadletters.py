@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 #: At most one log line a topic and kind of error in this many seconds.
 LOG_INTERVAL = 5.0
 
+#: Records of a partition that are known not to decode, for its other readers.
+REMEMBERED_LETTERS = 100_000
+
 #: Bytes of a letter that the dead-letter topic takes; Kafka's default is 1 MiB, and what
 #: is too large for an agent should not be too large for its dead letters.
 LARGEST_LETTER = 16 * 1024 * 1024
@@ -42,6 +45,24 @@ class DeadLetters:
         self.counts: Counter[tuple[str, str]] = Counter()
         self._declared = False
         self._logged: dict[tuple[str, str], tuple[float, int]] = {}
+        self._undecoded: dict[TP, set[int]] = {}
+        self._generation = -1
+
+    async def send_undecoded(
+        self, delivery: Delivery, row: int, stage: str, error: BaseException
+    ) -> None:
+        """Send a record that doesn't decode, once for all agents that read its topic."""
+        if self._generation != self.app.consumer_generation_id:
+            self._generation = self.app.consumer_generation_id
+            self._undecoded.clear()
+        sent = self._undecoded.setdefault(delivery.progress.tp, set())
+        offset = delivery.offsets[row]
+        if offset in sent:
+            return
+        if len(sent) >= REMEMBERED_LETTERS:
+            sent.clear()
+        sent.add(offset)
+        await self.send(delivery, row, stage, error)
 
     async def send(self, delivery: Delivery, row: int, stage: str, error: BaseException) -> None:
         """Send one record; the next checkpoint waits until the broker has it."""

@@ -457,7 +457,9 @@ class Stream(OperatorStream):
         rejected = self.channel.decoder.decode(delivery)
         if rejected:
             for each in rejected:
-                await self.app.dead_letters.send(delivery, each.row, each.part, each.error)
+                await self.app.dead_letters.send_undecoded(
+                    delivery, each.row, each.part, each.error
+                )
             bad = {each.row for each in rejected}
             delivery.keep([row for row in range(len(delivery)) if row not in bad])
         self.app.monitor.stream_inbound_time[delivery.progress.tp] = monotonic()
