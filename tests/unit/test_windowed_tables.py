@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
@@ -172,7 +173,7 @@ RECORDS = st.lists(
 def cut(items, points):
     """Cut a list at some points."""
     bounds = [0, *sorted({point for point in points if 0 < point < len(items)}), len(items)]
-    return [(begin, items[begin:end]) for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [(begin, items[begin:end]) for begin, end in itertools.pairwise(bounds)]
 
 
 def plain(run):
@@ -292,7 +293,8 @@ def test_windows_are_exact():
     assert hops.earliest(12) == (5.0, 15.0)
     assert hops.current(12) == (10.0, 20.0)
     assert hops.delta(12, 5) == (5.0, 15.0)
-    assert hops.stale(12, 22) and not hops.stale(12, 21.999)
+    assert hops.stale(12, 22)
+    assert not hops.stale(12, 21.999)
     assert (hops.size, hops.step, hops.expires) == (10, 5, 2)
     assert TumblingWindow(0.5).ranges(1.25) == [(1.0, 1.5)]
     assert SlidingWindow(10, 5, None).ranges(100) == [(90.0, 105.0)]
@@ -349,9 +351,12 @@ def test_window_as_an_argument():
 def test_changelog_keeps_more_than_open_windows():
     app = streamproc.App("test", broker="kafka://127.0.0.1:1")
     kept = app.Table("kept").tumbling(10).table.changelog_topic
-    assert kept.compacting and not kept.deleting and not kept.retention
+    assert kept.compacting
+    assert not kept.deleting
+    assert not kept.retention
     closed = app.Table("closed").tumbling(10, expires="1h").table.changelog_topic
-    assert closed.compacting and closed.deleting
+    assert closed.compacting
+    assert closed.deleting
     assert closed.retention == 3610 + 7 * 24 * 3600
 
 
@@ -409,7 +414,8 @@ def test_operators_in_place(run):
 def test_set_delete_contains(run):
     put(run, ("k", 12_000, None))
     run.counts["k"] = 5
-    assert "k" in run.counts and "other" not in run.counts
+    assert "k" in run.counts
+    assert "other" not in run.counts
     assert run.counts["k"][5.0, 15.0] == 5
     run.counts["k"][5.0, 15.0] = 6
     assert run.table[("k", (5.0, 15.0))] == 6
@@ -548,7 +554,8 @@ def test_relative_to_now_closes_by_the_clock(run, monkeypatch):
     assert not run.state.has_due
     run.checkpoint(1)
     run.start()
-    assert run.state.watermark.current == 1014_999 and run.state.by_wall
+    assert run.state.watermark.current == 1014_999
+    assert run.state.by_wall
     run.state.watermark.tick(1015.0)
     asyncio.run(run.table.windows.close_due(0))
     assert run.closed == [(("k", (1000.0, 1010.0)), 1)]
@@ -587,7 +594,8 @@ def test_late_writes_are_dropped_counted_and_logged_once(caplog):
 def test_kept_for_ever_without_expires():
     run = Run(TumblingWindow(10))
     asyncio.run(run.process([("k", 1_000, True), ("k", 10**12, True), ("k", 1_000, True)]))
-    assert run.closed == [] and run.state.count() == 2
+    assert run.closed == []
+    assert run.state.count() == 2
     assert run.table.windows.late_total == 0
 
 
