@@ -73,10 +73,12 @@ def counting(
 ) -> Callable[..., Any]:
     """``counting(workers)``: an app that has counted WORDS; its workers, ready."""
 
-    def start(workers: int, source_text: str = COUNTING, records: Any = WORDS) -> Any:
+    def start(
+        workers: int, source_text: str = COUNTING, records: Any = WORDS, settings: str = SETTINGS
+    ) -> Any:
         source = topic_factory(partitions=4)
         produce(source, records)
-        app = faust_app(source_text.replace("{source}", source), settings=SETTINGS, start=False)
+        app = faust_app(source_text.replace("{source}", source), settings=settings, start=False)
         app.source = source
         app.workers = [app.start(web=True, args=ADDRESS) for _ in range(workers)]
         app.wait_committed(kafka_client, source, len(records))
@@ -387,6 +389,42 @@ def test_table_route(counting):
         reply = ask(worker, "/posted/w07/", method="PUT")
         assert reply.json() == {"cookie": None, "value": 20}
     assert len(pids) == 3
+
+
+def test_a_web_server_in_its_own_thread(counting):
+    app = counting(2, ROUTED, settings=SETTINGS + "web_in_thread=True,")
+    for worker in app.workers:
+        assert len(entries(worker, "/tables/counts/", limit=20)) == 50
+        for key in list(COUNTS)[:10]:
+            assert ask(worker, f"/tables/counts/{key}/").json()["value"] == 20
+            assert ask(worker, f"/value/{key}/").json()["value"] == 20
+
+
+FAUST_WINDOWS = """
+topic = app.topic("{source}", key_type=str, value_type=Item)
+counts = app.Table("counts", key_type=str, value_type=int, default=int).tumbling(10.0)
+
+@app.agent(topic)
+async def count(stream):
+    async for key, item in stream.items():
+        counts[key] += 1
+"""
+
+
+def test_windows_of_a_table(counting):
+    records = [(f"w{n % 7}", {"n": n}, START + 1000 * n) for n in range(210)]
+    app = counting(2, FAUST_WINDOWS, records)
+    for worker in app.workers:
+        for key in range(7):
+            windows = ask(worker, f"/tables/counts/w{key}/").json()["windows"]
+            assert sum(each["value"] for each in windows) == 30
+            for each in windows:
+                times = [START + 1000 * n for n in range(key, 210, 7)]
+                inside = [time for time in times if each["start"] <= time < each["end"]]
+                assert each["value"] == len(inside)
+                assert each["end"] - each["start"] == 10_000
+        listed = entries(worker, "/tables/counts/", limit=11)
+        assert sum(each["value"] for each in listed) == 210
 
 
 def test_a_forwarded_request_goes_no_further(counting):
