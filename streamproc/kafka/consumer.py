@@ -160,6 +160,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Return those of ``topics`` that the broker doesn't have, asking it anew."""
         return set(await self.call_thread(self._missing_topics, topics))
 
+    async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
+        """Return the partitions that the group has not yet committed to their ends."""
+        return set(await self.call_thread(self._behind, topic, partitions))
+
+    async def _behind(self, topic: str, partitions: Collection[int]) -> set[int]:
+        consumer = self._ensure_consumer()
+        wanted = [driver.ensure_aiokafka_TP(TP(topic, each)) for each in partitions]
+        committed = await consumer._coordinator.fetch_committed_offsets(wanted)
+        done = {tp: found.offset for tp, found in committed.items() if found.offset >= 0}
+        ends = await consumer.end_offsets(wanted)
+        begun = [tp for tp in wanted if tp not in done]
+        if begun:
+            from_end = self.app.conf.consumer_auto_offset_reset == "latest"
+            done |= ends if from_end else await consumer.beginning_offsets(begun)
+        return {tp.partition for tp in wanted if done[tp] < ends[tp]}
+
     async def rejoin(self) -> None:
         """Ask the group for a rebalance, with what topics there are now."""
         await self.call_thread(self._rejoin)
@@ -288,6 +304,17 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._full.discard(tp)
             self._room.set()
             self._thread.wake_fetch()
+
+    async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
+        """Return the partitions, whoever reads them, that the group isn't done with.
+
+        All of them if the broker doesn't say.
+        """
+        try:
+            return await self._thread.behind(topic, partitions)
+        except KafkaError as exc:
+            self.log.warning("It isn't known how far topic %s is read: %r", topic, exc)
+            return set(partitions)
 
     async def rejoin(self) -> None:
         """Ask the group for a rebalance, with what topics there are now."""

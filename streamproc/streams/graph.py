@@ -235,15 +235,33 @@ class Source(Node):
         finally:
             await gate.enter(stream)
 
-    async def tick(self, partition: int, quiet: frozenset[Any]) -> None:
+    async def behind(self) -> frozenset[int]:
+        """Return the upstream partitions from which records may still come, in any worker."""
+        upstream, app = self.upstream, self.app
+        if upstream is None:
+            return frozenset()
+        inputs = set(range(self.inputs))
+        if await upstream.behind():
+            return frozenset(inputs)
+        topic = upstream.topic.get_topic_name()
+        mine = {tp.partition for tp in app.consumer.assignment() if tp.topic == topic}
+        behind = mine.difference(app.topics.quiet_partitions(topic))
+        if inputs - mine:
+            behind |= await app.consumer.behind(topic, inputs - mine)
+        return frozenset(behind)
+
+    async def tick(
+        self, partition: int, quiet: frozenset[Any], behind: frozenset[int] = frozenset()
+    ) -> None:
         """Let time pass for one partition.
 
         Args:
             partition: The partition.
             quiet: The sources, this one among them, with nothing waiting in it.
+            behind: The upstream partitions from which records may still come.
         """
         loop = asyncio.get_running_loop()
-        task = Task(partition, loop.time(), time.time(), quiet)
+        task = Task(partition, loop.time(), time.time(), quiet, behind)
         try:
             for node in self.walk():
                 step = node.step
@@ -375,12 +393,13 @@ class Ticker:
         for source in app.flows:
             if not any(node.step is not None and node.step.ticks for node in source.walk()):
                 continue
+            behind = await source.behind() if quiet[source] else frozenset()
             for partition in sorted(quiet[source]):
                 await app.checkpoint.gate.enter(self)
                 try:
                     if not self._may_tick:
                         return
                     others = frozenset(each for each in quiet if partition in quiet[each])
-                    await source.tick(partition, others)
+                    await source.tick(partition, others, behind)
                 finally:
                     app.checkpoint.gate.leave(self)

@@ -41,6 +41,8 @@ class Task:
         now: Seconds of the loop's clock, for silence.
         wall: Seconds since 1970, for processing time.
         quiet: When time passes: the sources that have nothing waiting in this partition.
+        behind: When time passes: the upstream partitions that have records waiting, so that
+            an input with nothing from one of them isn't idle.
         keeps_state: Whether state was changed, so that a checkpoint must wait for the end.
         waiting: Rows that wait for an asynchronous step, in order.
         emitted: Targets and what they get, in order.
@@ -52,6 +54,7 @@ class Task:
     now: float
     wall: float
     quiet: frozenset[Any] = frozenset()
+    behind: frozenset[int] = frozenset()
     keeps_state: bool = False
     waiting: deque[Any] = field(default_factory=deque)
     emitted: list[tuple[Any, Rows]] = field(default_factory=list)

@@ -78,7 +78,13 @@ class WindowStep(Step):
 
     def tick(self, task: Task) -> Rows | None:
         state = self.table.states.get(task.partition)
-        return None if state is None else self._results(state.tick(self._now(task)))
+        if state is None:
+            return None
+        now = self._now(task)
+        if task.behind and self.table.follows_upstream:
+            for input in task.behind:
+                state.operator.watermark.touch(input, now)
+        return self._results(state.tick(now))
 
     def _now(self, task: Task) -> float:
         return task.wall if self._by_clock else task.now

@@ -51,6 +51,11 @@ class WindowTable(Table):
         """Number of inputs of the watermark: merged streams, or upstream partitions."""
         return int(self.source.inputs) if self._inputs is None else self._inputs
 
+    @property
+    def follows_upstream(self) -> bool:
+        """True when the inputs of the watermark are upstream partitions."""
+        return self._inputs == 1 and self.source is not None and self.source.upstream is not None
+
     def new_state(self, partition: int, store: Store) -> WindowedState:
         kind = AlignedWindows if isinstance(self.spec, AlignedSpec) else KeyedWindows
         return kind(
@@ -65,8 +70,8 @@ class WindowTable(Table):
 
     def _new_changelog_topic(self, **options: Any) -> Any:
         spec = self.spec
-        span = spec.size if isinstance(spec, AlignedSpec) else getattr(spec, "gap", 0)
-        retention = (span + spec.grace + RETENTION_MARGIN) / 1000
+        spans = [getattr(spec, name, None) or 0 for name in ("size", "gap", "max_length")]
+        retention = (max(spans) + spec.grace + RETENTION_MARGIN) / 1000
         options = {"compacting": True, "deleting": True, "retention": retention, **options}
         return super()._new_changelog_topic(**options)
 

@@ -165,6 +165,11 @@ class MemoryGroup(Service):  # type: ignore[misc]
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         return dict.fromkeys(partitions, 0)
 
+    async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
+        broker = self.connection.broker
+        tps = [TP(topic, partition) for partition in partitions]
+        return {tp.partition for tp in tps if broker.committed.get(tp, 0) < broker.end(tp)}
+
     # -- topics
 
     def topic_partitions(self, topic: str) -> int | None:

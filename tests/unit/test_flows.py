@@ -514,3 +514,24 @@ def test_a_flow_gives_what_an_agent_gives(records, batch_size):
         found = driver.table("count-aggregate").items()
         assert {key: each["total"] for key, each in found} == dict(driver.table(totals).items())
     assert Counter(by_flow) == Counter(by_agent)
+
+
+def test_an_upstream_partition_that_is_behind_is_not_idle():
+    flows = Flows()
+    (
+        flows.stream.key_by(lambda n: "all")
+        .window(tumbling(10, idle_timeout=5))
+        .aggregate(total=Sum())
+        .to(flows.out.append)
+    )
+    with flows.driver(2) as driver:
+        numbers = driver.topic("numbers")
+        driver.rebalance(without={1})
+        numbers.pipe("k", 1, timestamp=START, partition=1)
+        numbers.pipe("k", 2, timestamp=START + 60_000, partition=0)
+        driver.advance(600)
+        assert flows.out == []
+        # Another worker was slow with it; now it is done.
+        driver.rebalance()
+        driver.advance(60)
+    assert [each.total for each in flows.out] == [1, 2]
