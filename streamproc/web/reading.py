@@ -17,6 +17,7 @@ import msgspec
 
 from streamproc.errors import TableError
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState
+from streamproc.tables.timedstate import TimedState
 from streamproc.tables.windowstate import WindowedState
 from streamproc.tables.windowtable import AccumulatorTable
 from streamproc.web.keys import encode_json, key_json, key_path
@@ -105,26 +106,48 @@ def _(table: AccumulatorTable, value: Any) -> Any:
     return table.program.result(value)
 
 
-def new_row(table: Any, state: Any, key: Any, order: bytes, **fields: Any) -> Row:
+def new_row(table: Any, state: Any, key: Any, order: bytes, value: Any, **bounds: int) -> Row:
     """Make the row of a key, with what a client is to see of it."""
     entry = {
         "key": msgspec.Raw(key_json(key)),
-        **fields,
+        **bounds,
+        "value": msgspec.Raw(_as_json(value)),
         "partition": state.partition,
         "path": key_path(table, key),
     }
     return Row(order, state.partition, msgspec.Raw(encode_json(entry)))
 
 
-@rows_of.register
-def _(state: KeyedState, table: Any, query: Query) -> Collection[Row]:
+class Entries(Protocol):
+    """What is read of a state with a value for each key."""
+
+    partition: int
+
+    def get(self, key: Any) -> Any:
+        """Return the value of a key, or MISSING."""
+
+    def scan(self, start: bytes, end: bytes | None) -> Iterator[tuple[Any, Any]]:
+        """Iterate over entries in the order of encoded keys."""
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return encode_json(value)
+    except (TypeError, ValueError, RecursionError):
+        # State of a user's own operator may be any object.
+        return encode_json(repr(value))
+
+
+@rows_of.register(KeyedState)
+@rows_of.register(TimedState)
+def _(state: Entries, table: Any, query: Query) -> Collection[Row]:
     return [
         new_row(table, state, key, table.codec.raw_key(key), value=shown(table, value))
         for key, value in islice(_entries(state, query), query.limit + 1)
     ]
 
 
-def _entries(state: KeyedState, query: Query) -> Iterator[tuple[Any, Any]]:
+def _entries(state: Entries, query: Query) -> Iterator[tuple[Any, Any]]:
     if not query.has_key:
         return state.scan(query.begin(state.partition), query.end)
     value = state.get(query.key)
@@ -143,6 +166,11 @@ def _(state: KeyedState) -> Iterable[Any]:
 #: Bounds of a window in the order of rows; those before 1970 too.
 _BOUNDS = struct.Struct(">QQ")
 _SHIFT = 1 << 63
+
+
+@some_keys.register
+def _(state: TimedState) -> Iterable[Any]:
+    return some_keys(state.entries)
 
 
 class Windows(Protocol):

@@ -20,6 +20,7 @@ from streamproc.kafka.producer import partition_of
 from streamproc.records.codecs import get_codec
 from streamproc.tables.keyed import EntryCodec, KeyedState
 from streamproc.tables.stores import MemoryStore
+from streamproc.tables.timedstate import Form, TimedState
 from streamproc.web.accept import wants_html
 from streamproc.web.keys import encoded_prefix, key_json, key_path, key_text, parse_key, parse_keys
 from streamproc.web.query import Place, read_query
@@ -258,6 +259,42 @@ def test_keys_that_are_elsewhere_are_noticed():
 )
 def test_which_form_is_preferred(accept, query, html):
     assert wants_html(SimpleNamespace(headers={"Accept": accept}, query=query)) is html
+
+
+def test_what_json_cannot_say_is_shown_as_python_writes_it():
+    table = table_of(str, partitions=1)
+    values = {
+        "a": {1, 2},
+        "b": 1 + 2j,
+        "c": Spot("Oslo", 1),
+        "d": b"abc",
+        "e": None,
+        "f": Decimal("1.5"),
+    }
+    for key, value in values.items():
+        table.states[0].set(key, value)
+    rows = read_page(table, read_query(table, {}), [0]).rows
+    assert [msgspec.json.decode(row.entry)["value"] for row in rows] == [
+        [1, 2],
+        "(1+2j)",
+        {"city": "Oslo", "number": 1},
+        "YWJj",
+        None,
+        "1.5",
+    ]
+
+
+def test_state_that_time_frees_is_shown_without_its_times():
+    table = table_of(str, partitions=2)
+    form = Form("counted", msgspec.json.encode, msgspec.json.decode, lambda entry: entry["seen"])
+    state = table.states[1] = TimedState(1, MemoryStore(), table.codec, form, 10**6, lambda _: {})
+    for key in ("a", "b"):
+        state.put(key, {"seen": key * 2, "hidden": 1}, 1000)
+    rows = read_page(table, read_query(table, {}), [1]).rows
+    assert [msgspec.json.decode(row.entry)["value"] for row in rows] == ["aa", "bb"]
+    (row,) = read_page(table, read_query(table, {"key": "b"}), [1]).rows
+    assert msgspec.json.decode(row.entry)["value"] == "bb"
+    assert not read_page(table, read_query(table, {"key": "c"}), [1]).rows
 
 
 def test_what_workers_tell_each_other():
