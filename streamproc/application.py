@@ -64,6 +64,9 @@ class App(faust.App):  # type: ignore[misc]
         read_committed: Read only records of committed transactions.
         table_cache_bytes: About how much memory the unchanged entries of one partition of
             a table may take, in bytes.
+        group_instance_id: A name that this worker keeps over restarts, and no other has: a
+            restart within the session time-out costs the others no rebalance. Faust's
+            ``consumer_group_instance_id``.
         **options: Settings of ``faust.App``.
 
     Raises:
@@ -84,6 +87,7 @@ class App(faust.App):  # type: ignore[misc]
         drain_timeout: float = 20.0,
         read_committed: bool = False,
         table_cache_bytes: int = 32 * 1024 * 1024,
+        group_instance_id: str | None = None,
         **options: Any,
     ) -> None:
         if str(options.get("processing_guarantee", "")).endswith("exactly_once"):
@@ -106,6 +110,8 @@ class App(faust.App):  # type: ignore[misc]
         self._sinks: dict[Any, asyncio.Future[None]] = {}
         #: Sources of flows (see :mod:`streamproc.streams.flow`), in order of definition.
         self.flows: list[Any] = []
+        if group_instance_id is not None:
+            options["consumer_group_instance_id"] = group_instance_id
         for name, value in DEFAULTS.items():
             options.setdefault(name, value)
         options.setdefault("Stream", Stream)
