@@ -176,6 +176,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             done |= ends if from_end else await consumer.beginning_offsets(begun)
         return {tp.partition for tp in wanted if done[tp] < ends[tp]}
 
+    def topic_partitions(self, topic: str) -> int | None:
+        """Return the number of partitions of a topic, or None if it isn't known.
+
+        aiokafka's snapshot, which Faust asks, is empty in a static member that came back.
+        """
+        if self._consumer is None:
+            return None
+        partitions = self._consumer._client.cluster.partitions_for_topic(topic)
+        return len(partitions) if partitions else None
+
     async def rejoin(self) -> None:
         """Ask the group for a rebalance, with what topics there are now."""
         await self.call_thread(self._rejoin)

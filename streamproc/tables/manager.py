@@ -47,6 +47,11 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         return recovery
 
     @property
+    def last_pause(self) -> float:
+        """Seconds that processing stood still in the last rebalance."""
+        return 0.0 if self._recovery is None else float(self._recovery.last_pause)
+
+    @property
     def changelog_topics(self) -> set[str]:
         """Changelogs whose partitions are assigned with those of the sources."""
         return {name for name, table in self._changelogs.items() if not table.is_replicated}
@@ -168,9 +173,11 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         for tp in consumer.assignment():
             if tp.topic in self._changelogs:
                 continue
+            count = consumer.topic_partitions(tp.topic)
             for topic, table in self._changelogs.items():
-                together = consumer.topic_partitions(topic) == consumer.topic_partitions(tp.topic)
-                if together and not table.is_replicated and tp.partition not in table.states:
+                if table.is_replicated or tp.partition in table.states:
+                    continue
+                if count is not None and count == consumer.topic_partitions(topic):
                     missing.append(TP(topic, tp.partition))
         return missing
 

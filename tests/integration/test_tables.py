@@ -274,3 +274,85 @@ def test_a_damaged_database_ends_the_worker_with_what_to_do(counting, produce, k
     assert second.wait_end(40) != 0
     assert "can't be opened" in second.log
     assert "delete the folder: it is rebuilt from the changelog" in second.log
+
+
+def pause_of(worker, part=-1):
+    """Seconds from the last assignment to a worker that is ready, by its log."""
+    import re
+    from datetime import datetime
+
+    found = {}
+    for line in worker.log.splitlines():
+        time = re.match(r"\[([0-9-]+ [0-9:]+,[0-9]+)\]", line)
+        for text in ("Executing _on_partitions_assigned", "Worker ready"):
+            if time and text in line:
+                found[text] = datetime.strptime(time[1] + "000", "%Y-%m-%d %H:%M:%S,%f")
+    return (found["Worker ready"] - found["Executing _on_partitions_assigned"]).total_seconds()
+
+
+@pytest.mark.parametrize("store", ["rocksdb://", "memory://"])
+def test_a_standby_has_the_state_when_the_other_worker_is_killed(
+    store, counting, produce, kafka_client, wait_for, record_property
+):
+    app = counting(partitions=4, settings=f"table_standby_replicas=1, store={store!r},")
+    first, second = app.start(ready=True), app.start(ready=True)
+    keys = [(f"k{n % 3000}", {"n": n}) for n in range(60_000)]
+    produce(app.source, keys[:30_000])
+    app.wait_committed(kafka_client, app.source, 30_000)
+    produce(app.source, keys[30_000:])
+    app.wait_committed(kafka_client, app.source, 60_000)
+    expected = dict(Counter(key for key, _ in keys))
+    workers = {first.pid, second.pid}
+    wait_for(lambda: last_table(app, workers) == expected, 20)
+
+    def followed(pid):
+        found = [parts for each, parts in app.lines("standbys") if each == pid]
+        return found and len(found[-1]) == 2 and min(found[-1].values()) > 0
+
+    wait_for(lambda: followed(second.pid), 20, "standbys follow")
+    first.kill()
+    wait_for(lambda: len(last_table(app, {second.pid})) == 3000, 60, "taken over")
+    assert last_table(app, {second.pid}) == expected
+    record_property("seconds from assignment to ready", pause_of(second))
+    print("takeover", store, pause_of(second), second.log.split("Tables recovered:")[-1][:60])
+    produce(app.source, keys[:3000])
+    app.wait_committed(kafka_client, app.source, 63_000)
+    for key, _ in keys[:3000]:
+        expected[key] += 1
+    wait_for(lambda: last_table(app, {second.pid}) == expected, 20)
+
+
+@pytest.mark.apache_only
+def test_a_rolling_restart_of_static_members_costs_no_rebalance(
+    counting, produce, kafka_client, wait_for
+):
+    app = counting(
+        settings='group_instance_id=os.environ["INSTANCE"],',
+        more="\napp.conf.broker_session_timeout = 25.0\n",
+    )
+    workers = {name: app.start(ready=True, env={"INSTANCE": name}) for name in ("one", "two")}
+    produce(app.source, words(400))
+    app.wait_committed(kafka_client, app.source, 400)
+
+    def generation(pid):
+        return [number for each, number in app.lines("generation") if each == pid][-1]
+
+    pids = {each.pid for each in workers.values()}
+    wait_for(lambda: len({generation(pid) for pid in pids}) == 1, 20)
+    before = {name: each.log.count("Worker ready") for name, each in workers.items()}
+    number = generation(workers["one"].pid)
+    count = 400
+    for name, other in (("one", "two"), ("two", "one")):
+        workers[name].stop()
+        assert "LeaveGroup" not in workers[name].log
+        workers[name] = app.start(ready=True, env={"INSTANCE": name})
+        produce(app.source, words(400, count))
+        count += 400
+        app.wait_committed(kafka_client, app.source, count)
+        assert generation(workers[other].pid) == number
+        # One that has not been restarted yet never stood still.
+        if name == "one":
+            assert workers[other].log.count("Worker ready") == before[other]
+        assert generation(workers[name].pid) == number
+    pids = {each.pid for each in workers.values()}
+    wait_for(lambda: last_table(app, pids) == counted(count), 20)
