@@ -182,7 +182,8 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         state = self.state
         if state is not None:
             return state
-        partition = self.partition_of(key)
+        # Windows of a key are where the key is.
+        partition = self.partition_of(key if self.windows is None else key[0])
         try:
             return self.states[partition]
         except KeyError:
@@ -198,8 +199,6 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def source_key(self, key: Any) -> bytes:
         """Return a key as the source topic's records have it."""
-        if self.windows is not None:
-            key, _ = key
         if isinstance(key, str):
             return key.encode()
         return self.codec.encode_key(key)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import faust
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from streamproc.errors import ConfigurationError, DecodeError, StoreError, Table
 from streamproc.tables.place import Place, current_place
 from streamproc.tables.stores import MemoryStore
 from streamproc.tables.windowed import Follower
+from streamproc.web.query import Query
+from streamproc.web.reading import read_page
 from streamproc.windows import hopping, session, tumbling
 from streamproc.windows.ranges import (
     HoppingWindow,
@@ -712,3 +715,28 @@ def test_other_windows_are_refused():
     with pytest.raises(StoreError, match=r"size=10000.*size=5000"):
         Run(TumblingWindow(5, 0), store=run.store)
     Run(TumblingWindow(10, 60), store=run.store)
+
+
+def test_pages_show_the_windows_of_a_key(run):
+    asyncio.run(run.process([("a", 1_000, True), ("b", 12_000, True)]))
+    run.table.partitions = 1
+    run.app.consumer.topic_partitions = lambda name: 1
+    page = read_page(run.table, Query(key="a"), [0])
+    entries = [msgspec.json.decode(row.entry) for row in page.rows]
+    assert [(each["start"], each["end"], each["value"]) for each in entries] == [
+        (-5_000, 5_000, 1),
+        (0, 10_000, 1),
+    ]
+    assert len(read_page(run.table, Query(), [0]).rows) == 4
+
+
+def test_a_write_outside_of_an_agent_goes_to_the_partition_of_the_key(run):
+    current_place.set(None)
+    run.app.consumer.topic_partitions = lambda name: 8
+    partition = run.table.partition_of("k")
+    run.table.states = {partition: run.state}
+    run.table[("k", (0.0, 10.0))] = 3
+    assert run.counts["k"][0.0, 10.0] == 3
+    run.table.states = {(partition + 1) % 8: run.table.states[partition]}
+    with pytest.raises(TableError, match="which this worker doesn't have"):
+        run.table[("k", (0.0, 10.0))] = 3
