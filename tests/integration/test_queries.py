@@ -391,6 +391,34 @@ def test_table_route(counting):
     assert len(pids) == 3
 
 
+TOPIC_ROUTED = """
+from streamproc.kafka.producer import partition_of
+
+topic = app.topic("{source}", key_type=str, value_type=Item)
+
+@app.agent(topic)
+async def nothing(stream):
+    async for key, item in stream.items():
+        pass
+
+counts = app.Table("counts", key_type=str, value_type=int)
+
+@app.page("/reader/{key}/")
+@app.topic_route(topic=topic, match_info="key")
+async def reader(web, request, key):
+    partitions = [tp.partition for tp in app.consumer.assignment() if tp.topic == "{source}"]
+    return web.json({"here": partition_of(key.encode(), 4) in partitions, "pid": os.getpid()})
+"""
+
+
+def test_topic_route(counting):
+    app = counting(2, TOPIC_ROUTED)
+    for worker in app.workers:
+        replies = [ask(worker, f"/reader/{key}/").json() for key in COUNTS]
+        assert all(reply["here"] for reply in replies)
+        assert len({reply["pid"] for reply in replies}) == 2
+
+
 def test_a_web_server_in_its_own_thread(counting):
     app = counting(2, ROUTED, settings=SETTINGS + "web_in_thread=True,")
     for worker in app.workers:
