@@ -17,6 +17,11 @@ from streamproc.errors import ProducerError, SinkError, StreamprocError
 
 logger = logging.getLogger(__name__)
 
+#: Changed entries of tables, in memory, at which a checkpoint comes before its time, and
+#: at which streams wait for it.
+EARLY_ENTRIES, MOST_ENTRIES = 100_000, 200_000
+#: Batches between two looks at how many there are.
+BATCHES_PER_LOOK = 8
 #: Longest wait for agents to come to the end of a record, in seconds.
 GATE_TIMEOUT = 1.0
 
@@ -57,6 +62,8 @@ class Gate:
 
     def __init__(self) -> None:
         self.shut = False
+        #: Nobody may enter, since tables have more changes than memory should hold.
+        self.full = False
         self._inside: set[Any] = set()
         self._opened = asyncio.Event()
         self._left = asyncio.Event()
@@ -66,7 +73,7 @@ class Gate:
 
     async def enter(self, stream: Any) -> None:
         """Wait until the gate is open; the stream is inside then."""
-        while self.shut:
+        while self.shut or self.full:
             await self._opened.wait()
         self._inside.add(stream)
 
@@ -86,7 +93,17 @@ class Gate:
             yield
         finally:
             self.shut = False
+            self._open()
+
+    def _open(self) -> None:
+        if not (self.shut or self.full):
             self._opened.set()
+
+    def set_full(self, full: bool) -> None:
+        """Let streams wait before their next batch, or go on."""
+        self.full = full
+        self._opened.clear()
+        self._open()
 
     async def hold(self, take: Any) -> Any:
         """Call ``take()`` while no stream is inside, and return what it returns."""
@@ -115,6 +132,9 @@ class Checkpoint:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.gate = Gate()
+        #: Set when a checkpoint should come before its time.
+        self.wanted = asyncio.Event()
+        self._batches = 0
         self._abandoned = False
         self._participants: list[Flushable] = []
 
@@ -131,6 +151,20 @@ class Checkpoint:
         self._abandoned = True
         logger.error("The worker stops and goes back to its last checkpoint: %s", error)
         await self.app.crash(error)
+
+    def on_progress(self) -> None:
+        """A batch is done: see that changes of tables do not grow without bound."""
+        self._batches += 1
+        if self._batches % BATCHES_PER_LOOK == 0 and self.app.tables:
+            self._bound_changes()
+
+    def _bound_changes(self) -> None:
+        changes = self.app.tables.dirty_count
+        if changes > EARLY_ENTRIES:
+            self.wanted.set()
+        full = changes > MOST_ENTRIES
+        if full != self.gate.full:
+            self.gate.set_full(full)
 
     async def commit(self) -> bool:
         """Make results durable, then commit the source offsets they came from.
@@ -151,14 +185,13 @@ class Checkpoint:
         app = self.app
         if self._abandoned:
             return False
-        has_tables = bool(app.tables)
-        if has_tables:
-            offsets, flushes = await self.gate.hold(self._take)
-        else:
-            offsets, flushes = self._offsets(), []
-        if not offsets and not flushes:
-            return False
         try:
+            if app.tables:
+                offsets, flushes = await self.gate.hold(self._take)
+            else:
+                offsets, flushes = self._offsets(), []
+            if not offsets and not flushes:
+                return False
             await asyncio.gather(*(each.flush() for each in self._participants))
             await app.consumer._handle_attached(offsets)
             await app.producer.flush()
@@ -172,6 +205,8 @@ class Checkpoint:
             logger.error("The tables can't be written")
             await self.abandon(exc)
             return False
+        if flushes:
+            self._bound_changes()
         return bool(offsets and await app.consumer.commit_offsets(offsets))
 
     def _take(self) -> tuple[dict[Any, int], list[Any]]:

@@ -310,6 +310,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     def on_room(self, tp: TP) -> None:
         """A stream has finished records of ``tp``: fetch on if it had too many."""
+        self.app.checkpoint.on_progress()
         if tp in self._full and self.app.topics.held_bytes(tp) <= self.app.buffer_bytes // 2:
             self._full.discard(tp)
             self._room.set()
@@ -429,6 +430,16 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def committed_offset(self, tp: TP) -> int | None:
         offset: int | None = self._committed_offset[tp]
         return offset
+
+    @Service.task
+    async def _early_checkpoints(self) -> None:
+        """Commit before the time when the checkpoint asks for it."""
+        wanted = self.app.checkpoint.wanted
+        while not self.should_stop:
+            await self.wait(wanted)
+            if not self.should_stop:
+                wanted.clear()
+                await self.commit()
 
     @Service.task
     async def _topic_check(self) -> None:

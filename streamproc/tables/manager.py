@@ -225,6 +225,11 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         """True when a table has something that isn't checkpointed."""
         return any(state.is_dirty for table in self.values() for state in table.states.values())
 
+    @property
+    def dirty_count(self) -> int:
+        """About how many entries are changed and not yet in the stores."""
+        return sum(state.dirty_count for table in self.values() for state in table.states.values())
+
     def start_positions(self) -> dict[int, dict[str, int]]:
         """Return, by partition, the offset from which each reader's updates are missing.
 

@@ -356,3 +356,28 @@ def test_a_rolling_restart_of_static_members_costs_no_rebalance(
         assert generation(workers[name].pid) == number
     pids = {each.pid for each in workers.values()}
     wait_for(lambda: last_table(app, pids) == counted(count), 20)
+
+
+def test_changes_wait_for_a_checkpoint_before_they_fill_the_memory(
+    counting, produce, kafka_client, wait_for
+):
+    app = counting(
+        partitions=2,
+        settings="broker_commit_interval=3600.0, batch_size=100,",
+        more="""
+import streamproc.checkpoint as checkpoint
+checkpoint.EARLY_ENTRIES, checkpoint.MOST_ENTRIES, checkpoint.BATCHES_PER_LOOK = 500, 1000, 1
+taken = app.tables.take
+def take(positions):
+    out("taken", app.tables.dirty_count)
+    return taken(positions)
+app.tables.take = take
+""",
+    )
+    produce(app.source, [(f"k{n}", {"n": n}) for n in range(20_000)])
+    worker = app.start(ready=True)
+    wait_for(lambda: kafka_client.total_committed(app.id, app.source) > 19_000, 40)
+    counts = app.values("taken")
+    assert max(counts) < 1300
+    assert len(counts) > 15
+    assert worker.running

@@ -59,3 +59,34 @@ async def test_the_gate_opens_when_taking_fails():
     with pytest.raises(ValueError, match="no"):
         await gate.hold(take)
     await asyncio.wait_for(gate.enter("a"), 1)
+
+
+async def test_nobody_enters_a_full_gate_and_checkpoints_pass():
+    gate = Gate()
+    gate.set_full(True)
+    entering = asyncio.ensure_future(gate.enter("a"))
+    await asyncio.sleep(0)
+    assert await gate.hold(lambda: 1) == 1
+    assert not entering.done()
+    gate.set_full(False)
+    await asyncio.wait_for(entering, 1)
+
+
+class Tables(list):
+    dirty_count = 0
+
+
+class App:
+    tables = Tables(["counts"])
+
+
+def test_changes_of_tables_are_bounded(monkeypatch):
+    monkeypatch.setattr(checkpoint, "BATCHES_PER_LOOK", 1)
+    it = checkpoint.Checkpoint(App())
+    for count, wanted, full in [(1, False, False), (150_000, True, False), (250_000, True, True)]:
+        App.tables.dirty_count = count
+        it.on_progress()
+        assert (it.wanted.is_set(), it.gate.full) == (wanted, full)
+    App.tables.dirty_count = 0
+    it.on_progress()
+    assert not it.gate.full
