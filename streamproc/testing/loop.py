@@ -15,6 +15,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from contextlib import suppress
+from math import ulp
 from time import monotonic
 from typing import Any
 
@@ -22,6 +23,9 @@ from typing import Any
 FIRST_TIME = 1000.0
 #: Longest wait in real seconds for a socket or thread, while records are in hand.
 OUTSIDE_TIMEOUT = 10.0
+
+#: How much after its limit a timer may be due, in seconds: sums of floats differ.
+TOLERANCE = 1e-9
 
 Limit = Callable[[], float | None]
 
@@ -32,6 +36,7 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type, un
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
         if ready or timeout == 0:
+            self.loop.creep()
             return ready
         if self.loop.waits_outside(len(self.get_map())):
             ready = super().select(self.loop.outside_left())
@@ -49,8 +54,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
-        # A timer that was jumped to must not miss its time by a rounding.
-        self._clock_resolution = 1e-6
+        self._clock_resolution = 8 * ulp(FIRST_TIME)
         self._limit: Limit = lambda: None
         self._jobs = 0
         self._outside_until: float | None = None
@@ -85,14 +89,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._ready:  # type: ignore[attr-defined]
             return
         due = None if timeout is None else self._now + timeout
-        if limit is None or due is None or due > limit + self._clock_resolution:
+        if limit is None or due is None or due > limit + TOLERANCE:
             self.stop()
         else:
-            self._now = due
+            self.jump(due)
 
     def jump(self, time: float) -> None:
         """Let it be ``time``, unless it is later already; no timer is due before."""
         self._now = max(self._now, time)
+        self._clock_resolution = 8 * ulp(self._now)
+
+    def creep(self) -> None:
+        """Move on by the least that a float can.
+
+        Code that waits for what is left until a time of its own can miss that by a rounding,
+        and would wait for the rest for ever.
+        """
+        self._now += ulp(self._now)
 
     # -- sockets and threads
 

@@ -14,6 +14,7 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 from mode import Service
@@ -64,6 +65,8 @@ class Snapshot:
         elif isinstance(item, _CONTAINERS) and type(item).__module__ in ("builtins", "collections"):
             self._containers.append((item, item.copy()))
             yield from item.values() if isinstance(item, dict) else list(item)
+        elif isinstance(item, WeakSet):
+            self._containers.append((item, list(item)))
         elif _is_ours(item):
             yield from self._note_object(item)
 
