@@ -19,6 +19,7 @@ from streamproc.errors import ConfigurationError, DecodeError, StoreError, Table
 from streamproc.tables.place import Place, current_place
 from streamproc.tables.stores import MemoryStore
 from streamproc.tables.windowed import Follower
+from streamproc.testing import TestDriver
 from streamproc.web.query import Query
 from streamproc.web.reading import read_page
 from streamproc.windows import hopping, session, tumbling
@@ -740,3 +741,94 @@ def test_a_write_outside_of_an_agent_goes_to_the_partition_of_the_key(run):
     run.table.states = {(partition + 1) % 8: run.table.states[partition]}
     with pytest.raises(TableError, match="which this worker doesn't have"):
         run.table[("k", (0.0, 10.0))] = 3
+
+
+# -- a whole app
+
+
+def agent_app(closed, *, by_batch):
+    app = streamproc.App("driven", broker="kafka://127.0.0.1:1", store="memory://")
+    counts = app.Table(
+        "counts",
+        key_type=str,
+        value_type=int,
+        default=int,
+        on_window_close=lambda key, value: closed.append((key, value)),
+    ).hopping("10s", "5s", expires="3s")
+    topic = app.topic("numbers", key_type=str, value_type=int)
+
+    async def by_events(stream):
+        async for key, number in stream.items():
+            counts[key] += number
+
+    async def by_batches(stream):
+        async for batch in stream.batches():
+            counts.update(batch, lambda total, number: total + number)
+
+    app.agent(topic, name="count")(by_batches if by_batch else by_events)
+    return app
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60)), min_size=1, max_size=8),
+        st.sampled_from(["go on", "go on", "checkpoint", "restart", "crash", "rebalance"]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PARTS, st.booleans())
+def test_an_app_that_is_restarted_killed_and_rebalanced(parts, by_batch):
+    closed = []
+    with TestDriver(agent_app(closed, by_batch=by_batch), partitions=2) as driver:
+        for partition, records, what in parts:
+            driver.topic("numbers").pipe_many(
+                [(f"{key}{partition}", 1, second * 1000) for key, second in records],
+                partition=partition,
+            )
+            if what == "rebalance":
+                driver.rebalance(without={partition})
+                driver.rebalance()
+            elif what != "go on":
+                getattr(driver, what)()
+        left = {
+            (key, round(start * 1000)): n for (key, (start, _)), n in driver.table("counts").items()
+        }
+    finals, open_windows = {}, {}
+    for own in (0, 1):
+        records = [
+            (f"{key}{own}", second * 1000, True)
+            for partition, part, _ in parts
+            for key, second in part
+            if partition == own
+        ]
+        done, still, _ = oracle(HoppingWindow(10, 5, 3), records)
+        finals |= done
+        open_windows |= still
+    assert left == open_windows
+    assert {(key, round(bounds[0] * 1000)): n for (key, bounds), n in closed} == finals
+    if all(what != "crash" for *_, what in parts):
+        assert len(closed) == len(finals), "each window and key once"
+
+
+def test_an_app_in_silence():
+    closed = []
+    with TestDriver(agent_app(closed, by_batch=False), partitions=2) as driver:
+        for partition in (0, 1):
+            driver.topic("numbers").pipe(f"k{partition}", 1, timestamp=1_000, partition=partition)
+        driver.advance("9s")
+        assert closed == []
+        driver.restart()
+        driver.advance("30s")
+        assert sorted(closed) == [
+            ((key, window), 1) for key in ("k0", "k1") for window in ((-5.0, 5.0), (0.0, 10.0))
+        ]
+        assert driver.table("counts") == {}
+        driver.checkpoint()
+        driver.crash()
+        driver.advance("1m")
+        assert len(closed) == 4
+        assert driver.table("counts") == {}
