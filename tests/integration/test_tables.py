@@ -381,3 +381,231 @@ app.tables.take = take
     assert max(counts) < 1300
     assert len(counts) > 15
     assert worker.running
+
+
+TYPED = """
+class Stats(faust.Record):
+    {fields}
+
+topic = app.topic("{source}", key_type=str, value_type=Item)
+stats = app.Table("stats", key_type=str, value_type=Stats)
+
+@app.agent(topic)
+async def keep(stream):
+    async for key, item in stream.items():
+        {update}
+
+@app.timer(0.2)
+async def report():
+    out("stats", os.getpid(), {{key: value.asdict() for key, value in stats.items()}})
+"""
+
+FIRST = {"fields": "n: int; old: str = 'x'", "update": "stats[key] = Stats(n=item.n)"}
+
+
+@pytest.fixture
+def typed(faust_app, topic_factory, produce, kafka_client, tmp_path):
+    """An app whose table has entries of FIRST, stopped; ``change(fields, update)`` changes it."""
+    source = topic_factory(partitions=2)
+    app = faust_app(
+        TYPED.format(source=source, **FIRST), settings='tabledir=os.environ["TABLES"],', start=False
+    )
+    app.env["TABLES"] = str(tmp_path / "tables")
+    app.source, app.tables = source, tmp_path / "tables"
+    produce(source, [(f"k{n}", {"n": n}) for n in range(10)])
+    first = app.start()
+    app.wait_committed(kafka_client, source, 10)
+    first.stop()
+
+    def change(fields, update):
+        path = app.folder / f"{app.module}.py"
+        text = path.read_text()
+        path.write_text(text.replace(FIRST["fields"], fields).replace(FIRST["update"], update))
+
+    app.change = change
+    return app
+
+
+@pytest.mark.parametrize("left", ["kept", "deleted"])
+def test_added_fields_get_their_default_and_removed_ones_are_ignored(
+    left, typed, produce, kafka_client, wait_for
+):
+    typed.change("n: int; unit: str = 'm'", "stats[key] = Stats(n=item.n, unit='km')")
+    if left == "deleted":
+        shutil.rmtree(typed.tables)
+    worker = typed.start(ready=True)
+    produce(typed.source, [("k3", {"n": 33})])
+    typed.wait_committed(kafka_client, typed.source, 11)
+    expected = {f"k{n}": {"n": n, "unit": "m"} for n in range(10)}
+    expected["k3"] = {"n": 33, "unit": "km"}
+
+    def last():
+        return [table for pid, table in typed.lines("stats") if pid == worker.pid][-1]
+
+    wait_for(lambda: last() == expected, 20, lambda: str(last()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"), [("n: int; unit: str", "unit"), ("n: str; old: str = 'x'", "n")]
+)
+def test_an_incompatible_type_ends_the_worker_with_what_to_do(fields, named, typed):
+    typed.change(fields, "stats[key] = Stats(n=item.n)")
+    worker = typed.start()
+    assert worker.wait_end(40) != 0
+    assert "Table 'stats' has an entry of key 'k" in worker.log
+    assert f"`{named}`" in worker.log or f"`$.{named}`" in worker.log
+    assert "Give new fields a default, keep the types" in worker.log
+
+
+def test_a_table_follows_a_topic_that_somebody_else_writes(
+    faust_app, topic_factory, produce, wait_for
+):
+    rates = topic_factory(partitions=2, config={"cleanup.policy": "compact"})
+    source = topic_factory(partitions=3)
+    produce(rates, [(f"r{n}", {"n": n}) for n in range(10)])
+    app = faust_app(
+        f"""
+rates_topic = app.topic("{rates}", key_type=str, value_type=Item)
+rates = app.GlobalTable("rates", changelog_topic=rates_topic, key_type=str, value_type=Item)
+topic = app.topic("{source}", key_type=str, value_type=Item)
+
+@app.agent(topic)
+async def look(stream):
+    async for key, item in stream.items():
+        found = rates.get(key)
+        out("found", key, found.n if found else None)
+
+@app.timer(0.2)
+async def report():
+    out("rates", {{key: value.n for key, value in rates.items()}})
+""",
+    )
+    expected = {f"r{n}": n for n in range(10)}
+    app.wait("rates")
+    # It is complete before agents run.
+    assert app.values("rates")[0] == expected
+    produce(rates, [("r3", {"n": 33}), ("r11", {"n": 11}), ("r4", None)])
+    expected |= {"r3": 33, "r11": 11}
+    del expected["r4"]
+    wait_for(lambda: app.values("rates")[-1] == expected, 20, lambda: app.values("rates")[-1])
+    produce(source, [("r3", {"n": 0}), ("r4", {"n": 0})])
+    assert sorted(app.wait("found", 2)) == [["r3", 33], ["r4", None]]
+
+
+def test_sets_counters_scans_and_batches(faust_app, topic_factory, produce, kafka_client, wait_for):
+    source = topic_factory(partitions=1)
+    produce(source, [(f"{'ab'[n % 2]}{n % 10}", {"n": n}) for n in range(200)])
+    app = faust_app(
+        f"""
+topic = app.topic("{source}", key_type=str, value_type=Item)
+members = app.SetTable("members", key_type=str, value_type=int)
+counter = app.CounterTable("counter", key_type=str)
+by_key = app.CounterTable("by_key", key_type=str)
+sums = app.Table("sums", key_type=str, value_type=int, default=int)
+
+@app.agent(topic)
+async def batches(stream):
+    async for batch in stream.batches():
+        by_key.count(batch)
+        sums.update(batch, lambda total, item: total + item.n)
+        keys = sorted(set(batch.keys))
+        sums.set_many(["last " + key for key in keys], sums.get_many(keys))
+
+@app.agent(topic)
+async def records(stream):
+    async for key, item in stream.items():
+        members[key[0]].add(item.n % 7)
+        if item.n % 11 == 0:
+            members[key[0]].discard(item.n % 7)
+        counter.increment("all")
+        counter.increment(key[0], 2)
+
+@app.timer(0.2)
+async def report():
+    out("members", {{key: sorted(value) for key, value in members.items()}})
+    out("counter", dict(counter.items()))
+    out("by_key", dict(by_key.items()))
+    out("prefix", dict(sums.scan(prefix="a")))
+    out("range", [key for key, _ in sums.scan(start="a4", end="b3")])
+    out("last", dict(sums.scan(prefix="last ")))
+    out("len", len(sums), len(by_key))
+""",
+        start=False,
+    )
+    first = app.start()
+    app.wait_committed(kafka_client, source, 200)
+    sums, members = Counter(), {"a": set(), "b": set()}
+    for n in range(200):
+        letter = "ab"[n % 2]
+        sums[f"{letter}{n % 10}"] += n
+        members[letter].add(n % 7)
+        if n % 11 == 0:
+            members[letter].discard(n % 7)
+    a = [key for key in sorted(sums) if key[0] == "a"]
+    expected = {
+        "members": {key: sorted(value) for key, value in members.items()},
+        "counter": {"all": 200, "a": 200, "b": 200},
+        "by_key": dict.fromkeys(sums, 20),
+        "prefix": {key: sums[key] for key in a},
+        "range": ["a4", "a6", "a8", "b1"],
+        "last": {f"last {key}": total for key, total in sums.items()},
+        "len": 20,
+    }
+
+    def last():
+        return {kind: app.values(kind)[-1] for kind in expected}
+
+    wait_for(lambda: last() == expected, 20, lambda: str(last()))
+    first.stop()
+    reports = len(app.values("len"))
+    app.start()
+    wait_for(lambda: len(app.values("len")) > reports + 2, 40)
+    wait_for(lambda: last() == expected, 20, lambda: str(last()))
+
+
+def test_expired_entries_leave_the_table_and_its_changelog(
+    faust_app, topic_factory, produce, consume_all, kafka_client, wait_for, tmp_path
+):
+    source = topic_factory(partitions=1)
+    start = 1_700_000_000_000
+    app = faust_app(
+        f"""
+topic = app.topic("{source}", key_type=str, value_type=Item)
+seen = app.Table("seen", key_type=str, value_type=int, default=int, ttl="10s")
+
+@app.agent(topic)
+async def see(stream):
+    async for key, item in stream.items():
+        seen[key] += 1
+
+@app.timer(0.2)
+async def report():
+    out("seen", dict(seen.items()))
+""",
+        start=False,
+    )
+    first = app.start()
+    produce(source, [(f"k{n}", {"n": n}, start + n * 100) for n in range(100)])
+    app.wait_committed(kafka_client, source, 100)
+    wait_for(lambda: len(app.values("seen")[-1]) == 100, 20)
+    produce(source, [("k0", {"n": 0}, start + 14_950)])
+    app.wait_committed(kafka_client, source, 101)
+    # It has expired, so it counts from 1 again.
+    expected = {**{f"k{n}": 1 for n in range(50, 100)}, "k0": 1}
+    wait_for(lambda: app.values("seen")[-1] == expected, 20, lambda: str(app.values("seen")[-1]))
+    first.kill()
+    produce(source, [("k1", {"n": 0}, start + 40_000)])
+    app.start()
+    app.wait_committed(kafka_client, source, 102)
+    wait_for(lambda: app.values("seen")[-1] == {"k1": 1}, 20)
+    produce(source, [("k1", {"n": 0}, start + 44_000)])
+    app.wait_committed(kafka_client, source, 103)
+
+    def alive():
+        last = {}
+        for record in consume_all(f"{app.id}-seen-changelog"):
+            last[record.key] = record.value
+        last.pop(b"\0position")
+        return {key for key, value in last.items() if value is not None}
+
+    wait_for(lambda: alive() == {b'"k1"'}, 20, lambda: str(alive()))
