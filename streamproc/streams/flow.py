@@ -178,7 +178,8 @@ class Flow(StateOperators):
             topic_name,
             internal=True,
             value_type=declared,
-            key_serializer="json",
+            key_type=bytes,
+            key_serializer="raw",
             value_serializer="json",
         )
         logger.info(

@@ -17,7 +17,7 @@ from typing import Any
 from streamproc.errors import EncodeError, LateRecord, SinkError
 from streamproc.streams.batch import Batch
 from streamproc.streams.copartition import Copartitioned
-from streamproc.streams.repartition import Repartition
+from streamproc.streams.repartition import Repartition, keys_of, upstream_of
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import AsyncStep, Emit, Rejected, Step, Task
 
@@ -192,7 +192,7 @@ class Source(Node):
         event_times = batch.timestamps if times is None else times(batch.values, batch.timestamps)
         keys: Sequence[Any] = batch.keys
         if self.upstream is not None:
-            keys = [tuple(key) if type(key) is list else key for key in keys]
+            keys = keys_of(keys, batch.headers)
         rows = Rows(keys, batch.values, event_times, range(len(batch)))
         if None in batch.values:
             rows = rows.keep([value is not None for value in batch.values])
@@ -200,7 +200,7 @@ class Source(Node):
             yield rows
             return
         # Rows of one upstream partition come in runs.
-        inputs = [int(head[0][1]) if head else 0 for head in batch.headers]
+        inputs = upstream_of(batch.headers)
         begin = 0
         for row in range(1, len(inputs) + 1):
             if row == len(inputs) or inputs[row] != inputs[begin]:
