@@ -165,6 +165,9 @@ class MemoryGroup(Service):  # type: ignore[misc]
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         return dict.fromkeys(partitions, 0)
 
+    def is_at_end(self, tp: TP) -> bool:
+        return tp in self._positions and not self.unread([tp])
+
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         broker = self.connection.broker
         tps = [TP(topic, partition) for partition in partitions]
@@ -363,6 +366,10 @@ class MemoryChangelogs:
 
     def assign(self, offsets: Mapping[TP, int]) -> None:
         self._positions = dict(offsets)
+        self._wake.set()
+
+    def seek(self, tp: TP, offset: int) -> None:
+        self._positions[tp] = offset
         self._wake.set()
 
     async def fetch(self, timeout: float = 0.5) -> list[RawBatch]:

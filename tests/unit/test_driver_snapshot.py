@@ -111,7 +111,7 @@ def test_time_jumps_from_timer_to_timer_up_to_its_limit(loop):
 async def test_code_that_misses_its_own_deadline_by_a_rounding_ends(loop):
     async def wait_for(seconds):
         deadline = loop.time() + seconds
-        while (left := deadline - loop.time()) > 0:
+        while (left := deadline - loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left)
 
     for seconds in (0.1, 1 / 3, 1e-6, 1.1, 7.7):
