@@ -319,10 +319,11 @@ class Stream(OperatorStream):
                 yield value
                 if self._before_done is not None:
                     await self._before_done()
-                if self._follower is not None:
-                    await self._follower.finish(delivery, row + 1)
                 if self.enable_acks:
                     delivery.ack(row)
+                if self._follower is not None:
+                    # Not what other actors have in hand still.
+                    await self._follower.finish(delivery, delivery.cursor)
                 self._delivery = None
                 self._gate.leave(self)
                 self.app.consumer.on_room(delivery.progress.tp)
@@ -551,6 +552,9 @@ class Stream(OperatorStream):
         spans = self._open
         if self._by_hand:
             self._open, self._delivery = [], None
+            if self._follower is not None:
+                for span in spans:
+                    await self._follower.finish(span.delivery, span.delivery.cursor)
             self._gate.leave(self)
             return
         if self._before_done is not None:

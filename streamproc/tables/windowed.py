@@ -114,6 +114,8 @@ class TableWindows:
     def cursor(self, clock: Clock, place: Place) -> Cursor | None:
         """Return where the writes of an agent are, by a clock; None if it has no record."""
         batch = place.batch()
+        if place.partition < 0:
+            return None  # records of several partitions
         times = None if batch is None else clock.times(place, batch)
         if times is None:
             return None
@@ -189,17 +191,17 @@ class TableWindows:
         if highest is not None:
             state.watermark.observe(number, highest, asyncio.get_running_loop().time())
 
-    def observe_write(self, state: WindowValues, moment: int, event: Any) -> None:
-        """Take in the time of a write for an event that was given, or for none."""
+    def observe_write(self, state: WindowValues, moment: int, topic: str | None) -> None:
+        """Take in the time of a write for a record of a topic, or for none."""
         clock = self.clock
         if clock is None or clock.is_wall:
             return
         if not clock.follows_records:
             number = state.add_input("")
             state.watermark.observe(number, moment, asyncio.get_running_loop().time())
-        elif event is not None:
-            # The records of its topic move the watermark as their batches end.
-            state.add_input(event.message.topic)
+        elif topic is not None:
+            # Its records move the watermark as their batches end.
+            state.add_input(topic)
 
     # -- closing
 

@@ -124,7 +124,10 @@ class WindowWrapper:
                 state = cursor.state
                 return state, windows.open_starts(state, key, moment, cursor.marks[row])
         moment = self._clock.time(event)
-        if place is not None and place.partition >= 0:
+        message = getattr(event, "message", None)
+        if message is not None:
+            state = windows.state_at(message.partition)
+        elif place is not None and place.partition >= 0:
             state = windows.state_at(place.partition)
         else:
             state = self.table._state_of((key, windows.window.range_of(moment)))
@@ -132,7 +135,9 @@ class WindowWrapper:
             windows.settle(self._clock)
         starts = windows.open_starts(state, key, moment, state.now)
         if self._clock is windows.clock:
-            windows.observe_write(state, moment, event)
+            batch = None if place is None else place.batch()
+            topic = message.topic if message else batch and batch.progress.tp.topic
+            windows.observe_write(state, moment, topic)
         return state, starts
 
     def __getitem__(self, key: Any) -> WindowSet:
@@ -165,12 +170,11 @@ class WindowWrapper:
         """
         place = current_place.get()
         cursor = None if place is None else self._cursor(place)
-        if cursor is None or place is None:
+        if cursor is None:
             for name, record in zip(_keys(batch, key), batch.values, strict=True):
                 self.apply(name, fold, record)
             return
-        first = place.row()
-        rows = _rows_of(cursor.batch, batch, first)
+        rows = _rows_of(cursor.batch, batch)
         open_starts, state, default = self.windows.open_starts, cursor.state, self.table.__missing__
         get, put = state.windows.get, state.windows.set
         for row, name, record in zip(rows, _keys(batch, key), batch.values, strict=True):
@@ -288,7 +292,7 @@ def _keys(batch: Any, key: Callable[[Any], Any] | None) -> Iterable[Any]:
     return batch.keys if key is None else map(key, batch.values)
 
 
-def _rows_of(delivery: Any, batch: Any, first: int) -> Iterable[int]:
+def _rows_of(delivery: Any, batch: Any) -> Iterable[int]:
     """Return which records of a delivery those of a batch are: processors may skip some."""
     if len(batch) == len(delivery):
         return range(len(batch))

@@ -832,3 +832,83 @@ def test_an_app_in_silence():
         driver.advance("1m")
         assert len(closed) == 4
         assert driver.table("counts") == {}
+
+
+LOOPS = {}
+
+
+def loop(function):
+    LOOPS[function.__name__] = function
+    return function
+
+
+@loop
+async def one_by_one(stream, counts):
+    async for key, number in stream.items():
+        counts[key] += number
+
+
+@loop
+async def events(stream, counts):
+    async for event in stream.events():
+        counts[event.key][event].apply(lambda old, new: old + new, event.value)
+
+
+@loop
+async def waiting(stream, counts):
+    async for key, number in stream.items():
+        await asyncio.sleep(0.01)
+        counts[key] += number
+
+
+@loop
+async def buffers_of_events(stream, counts):
+    async for buffer in stream.take_events(3, within=1):
+        for each in buffer:
+            counts[each.key].apply(lambda old, new: old + new, each.value, each)
+
+
+@loop
+async def acks_by_hand(stream, counts):
+    async for buffer in stream.noack_take(3, within=1):
+        for each in buffer:
+            counts[each.key].apply(lambda old, new: old + new, each.value, each)
+            each.ack()
+
+
+@loop
+async def filtered_batches(stream, counts):
+    async for batch in stream.filter(lambda number: number > 0).batches():
+        counts.update(batch, lambda total, number: total + number)
+
+
+@pytest.mark.parametrize(
+    ("name", "concurrency"),
+    [*((name, 1) for name in LOOPS), ("one_by_one", 3), ("events", 3), ("waiting", 3)],
+)
+def test_all_forms_of_loops(name, concurrency):
+    closed = []
+    app = streamproc.App("loops", broker="kafka://127.0.0.1:1", store="memory://")
+    counts = app.Table(
+        "counts",
+        key_type=str,
+        value_type=int,
+        default=int,
+        on_window_close=lambda key, value: closed.append((key, value)),
+    ).tumbling("10s", expires=0)
+    topic = app.topic("numbers", key_type=str, value_type=int)
+
+    async def count(stream):
+        await LOOPS[name](stream, counts)
+
+    app.agent(topic, name="count", concurrency=concurrency)(count)
+    with TestDriver(app, partitions=2) as driver:
+        for partition, keys in enumerate(["ab", "cd"]):
+            records = [(key, 1, second * 1000) for second in range(25) for key in keys]
+            zeros = [("zero", 0, 1_000)] if name == "filtered_batches" else []
+            driver.topic("numbers").pipe_many(zeros + records, partition=partition)
+        driver.advance("5s")
+        assert sorted(closed) == [
+            ((key, (start, start + 10.0)), 10) for key in "abcd" for start in (0.0, 10.0)
+        ]
+        assert driver.table("counts") == {(key, (20.0, 30.0)): 5 for key in "abcd"}
