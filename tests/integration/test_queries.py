@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPConnection
+from itertools import cycle
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -270,39 +271,39 @@ def test_a_killed_worker_is_named_in_lists(counting, wait_for):
 
 
 class Questions(threading.Thread):
-    """Asks workers for keys until stopped, and keeps what was neither right nor 503."""
+    """Asks workers for keys and lists until stopped; keeps what was neither right nor 503."""
 
     def __init__(self, workers: list[Any]) -> None:
         super().__init__()
         self.workers = workers
         self.wrong: list[Any] = []
-        self.seen: Counter[int] = Counter()
+        self.seen: Counter[Any] = Counter()
         self._ended = threading.Event()
 
     def run(self) -> None:
-        keys = self._keys()
-        while not self._ended.is_set():
+        for key in cycle([*COUNTS, "none", None]):
             time.sleep(0.005)
             for worker in list(self.workers):
-                self._ask(worker, next(keys))
+                path = "/tables/counts/" if key is None else f"/tables/counts/{key}/"
+                reply = ask(worker, path)
+                self.seen["list" if key is None else "key", reply.status] += 1
+                if not self._is_right(key, reply):
+                    self.wrong.append((worker.name, key, reply))
+            if self._ended.is_set():
+                return
 
-    def _keys(self) -> Iterator[str]:
-        while True:
-            yield from [*COUNTS, "none"]
-
-    def _ask(self, worker: Any, key: str) -> None:
-        reply = ask(worker, f"/tables/counts/{key}/")
-        self.seen[reply.status] += 1
-        right = (200, COUNTS[key]) if key in COUNTS else (404, None)
+    def _is_right(self, key: str | None, reply: Reply) -> bool:
         if reply.status == 503:
-            right, found = (503, "1"), (503, reply.headers.get("Retry-After"))
-        elif reply.status == 0:
-            # A worker that isn't there (yet, or any more) is no wrong answer.
-            return
-        else:
-            found = (reply.status, reply.json().get("value"))
-        if found != right:
-            self.wrong.append((worker.name, key, reply))
+            return reply.headers.get("Retry-After") == "1"
+        if reply.status == 0:
+            # A worker that isn't there (yet, or any more) gives no answer.
+            return True
+        content = reply.json()
+        if key is None:
+            listed = {each["key"]: each["value"] for each in content["entries"]}
+            return listed == COUNTS if content["complete"] else listed.items() <= COUNTS.items()
+        expected = (200, COUNTS[key]) if key in COUNTS else (404, None)
+        return (reply.status, content.get("value")) == expected
 
     def end(self) -> None:
         self._ended.set()
@@ -329,8 +330,9 @@ def test_answers_are_right_or_503_while_workers_come_and_go(counting, wait_for):
     finally:
         questions.end()
     assert not questions.wrong, questions.wrong[:5]
-    assert questions.seen[200] > 100
-    assert questions.seen[503]
+    for kind in ("key", "list"):
+        assert questions.seen[kind, 200]
+        assert questions.seen[kind, 503]
 
 
 ROUTED = (
