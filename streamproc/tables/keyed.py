@@ -17,6 +17,9 @@ ENTRY_OVERHEAD = 200
 #: Entries that are read at the start, to see that the value type fits them.
 CHECKED_ENTRIES = 100
 
+#: Entries of a flush whose size is looked at.
+SAMPLED_ENTRIES = 1000
+
 #: Stands for "no entry", since None may be a value.
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
@@ -29,15 +32,20 @@ class EntryCodec:
     """
 
     table: str
-    encode_key: Callable[[Any], bytes]
+    encode_key: Callable[[Any], Any]
     decode_key: Callable[[bytes], Any]
-    encode_value: Callable[[Any], bytes]
+    encode_value: Callable[[Any], Any]
     decode_value: Callable[[bytes], Any]
     null: bytes = b"null"
 
     def raw_key(self, key: Any) -> bytes:
         """Encode a key."""
         raw = self.encode_key(key)
+        return self.null if raw is None else raw
+
+    def raw_value(self, value: Any) -> bytes:
+        """Encode a value."""
+        raw = self.encode_value(value)
         return self.null if raw is None else raw
 
     def key(self, raw: bytes) -> Any:
@@ -234,28 +242,35 @@ class KeyedState(PartitionState):
         self._flushing = taken
         keys, values = self._encode(taken)
         if keys:
-            size = sum(map(len, keys)) + sum(map(len, filter(None, values)))
-            self._fit_limit(size / len(keys))
+            some = [*keys[:SAMPLED_ENTRIES], *filter(None, values[:SAMPLED_ENTRIES])]
+            self._fit_limit(sum(map(len, some)) / min(len(keys), SAMPLED_ENTRIES))
         return keys, values
 
     def _encode(self, taken: dict[Any, Any]) -> tuple[list[bytes], list[bytes | None]]:
-        codec, cache = self.codec, self.cache
-        encode, null = codec.encode_value, codec.null
-        key: Any = None
+        """Encode entries; the value of one that isn't in the cache is None."""
+        codec = self.codec
         try:
-            keys = list(map(codec.raw_key, taken))
-            values: list[bytes | None] = []
-            for key in taken:
-                if key in cache:
-                    raw = encode(cache[key])
-                    values.append(null if raw is None else raw)
-                else:
-                    values.append(None)
-        except EncodeError as exc:
-            raise TableError(
-                f"Table {codec.table!r} can't keep an entry (key {key!r:.100}): {exc}. Give the "
-                "table a key_type and value_type that its entries have."
-            ) from exc
+            keys = list(map(codec.encode_key, taken))
+            values = list(map(codec.encode_value, map(self.cache.__getitem__, taken)))
+        except (KeyError, EncodeError):
+            return self._encode_each(taken)
+        if None in keys or None in values:
+            return self._encode_each(taken)
+        return keys, values
+
+    def _encode_each(self, taken: dict[Any, Any]) -> tuple[list[bytes], list[bytes | None]]:
+        codec, cache = self.codec, self.cache
+        keys: list[bytes] = []
+        values: list[bytes | None] = []
+        for key in taken:
+            try:
+                keys.append(codec.raw_key(key))
+                values.append(codec.raw_value(cache[key]) if key in cache else None)
+            except EncodeError as exc:
+                raise TableError(
+                    f"Table {codec.table!r} can't keep an entry (key {key!r:.100}): {exc}. Give "
+                    "the table a key_type and value_type that its entries have."
+                ) from exc
         return keys, values
 
     def on_written(self) -> None:

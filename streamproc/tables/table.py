@@ -201,7 +201,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         """Return a key as the source topic's records have it."""
         if isinstance(key, str):
             return key.encode()
-        return self.codec.encode_key(key)
+        return self.codec.raw_key(key)
 
     @property
     def partition_count(self) -> int:
