@@ -39,8 +39,6 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         self._per_event: dict[TP, Any] = {}
         # Up to where each partition was handed on since it was assigned.
         self._next_offsets: dict[TP, int] = {}
-        # Where each partition ended when it was fetched last.
-        self._ends: dict[TP, int] = {}
 
     @Service.task
     async def _subscriber(self) -> None:
@@ -130,7 +128,6 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         """Put a fetched run into the backlog of each channel that takes batches."""
         tp = self._key(TP(raw.topic, raw.partition))
         self._next_offsets[tp] = raw.next_offset
-        self._ends[tp] = raw.high_watermark
         for channel, progress in self._progress.get(tp, ()):
             progress.add(raw)
             if not progress.queued or channel.queue.empty():
@@ -157,7 +154,7 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             tp.partition
             for tp, pairs in self._progress.items()
             if tp.topic == topic
-            and self._next_offsets.get(tp, 0) >= self._ends.get(tp, 0)
+            and self.app.consumer.is_at_end(tp)
             and all(each.idle and not each.has_backlog for _, each in pairs)
         ]
 

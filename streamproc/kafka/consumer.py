@@ -160,6 +160,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Return those of ``topics`` that the broker doesn't have, asking it anew."""
         return set(await self.call_thread(self._missing_topics, topics))
 
+    def is_at_end(self, tp: TP) -> bool:
+        """True when all that the broker has of an assigned partition was fetched."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        state = assignment and assignment.state_value(driver.ensure_aiokafka_TP(tp))
+        if not state or not state.has_valid_position or state.highwater is None:
+            return False
+        return bool(state.position >= state.highwater)
+
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         """Return the partitions that the group has not yet committed to their ends."""
         return set(await self.call_thread(self._behind, topic, partitions))
@@ -315,6 +323,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._full.discard(tp)
             self._room.set()
             self._thread.wake_fetch()
+
+    def is_at_end(self, tp: TP) -> bool:
+        """True when all that the broker has of an assigned partition was fetched."""
+        return self._thread.is_at_end(tp)
 
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         """Return the partitions, whoever reads them, that the group isn't done with.

@@ -135,6 +135,7 @@ class Source(Node):
         #: Number of inputs that rows of this source are told apart by.
         self.inputs = 1
         self.partitions: int | None = None
+        self._behind: frozenset[int] = frozenset()
 
     def settle(self, counts: Mapping[str, int]) -> None:
         """Learn how many partitions the topic has; one of a flow gets those of its upstream.
@@ -236,10 +237,17 @@ class Source(Node):
             await gate.enter(stream)
 
     async def behind(self) -> frozenset[int]:
-        """Return the upstream partitions from which records may still come, in any worker."""
-        upstream, app = self.upstream, self.app
-        if upstream is None:
+        """Return the upstream partitions from which records may still come, in any worker.
+
+        Those of the last time are among them: what they had may be on its way.
+        """
+        if self.upstream is None:
             return frozenset()
+        before, self._behind = self._behind, await self._find_behind(self.upstream)
+        return before | self._behind
+
+    async def _find_behind(self, upstream: Source) -> frozenset[int]:
+        app = self.app
         inputs = set(range(self.inputs))
         if await upstream.behind():
             return frozenset(inputs)
@@ -250,22 +258,14 @@ class Source(Node):
             behind |= await app.consumer.behind(topic, inputs - mine)
         return frozenset(behind)
 
-    async def tick(
-        self, partition: int, quiet: frozenset[Any], behind: frozenset[int] = frozenset()
-    ) -> None:
-        """Let time pass for one partition.
-
-        Args:
-            partition: The partition.
-            quiet: The sources, this one among them, with nothing waiting in it.
-            behind: The upstream partitions from which records may still come.
-        """
-        loop = asyncio.get_running_loop()
-        task = Task(partition, loop.time(), time.time(), quiet, behind)
+    async def tick(self, task: Task) -> None:
+        """Let time pass for one partition."""
         try:
             for node in self.walk():
                 step = node.step
-                if step is not None and step.ticks and (step.ticks_busy or node.sources <= quiet):
+                if step is None or not step.ticks:
+                    continue
+                if step.ticks_busy or node.sources <= task.quiet:
                     rows = step.tick(task)
                     if rows is not None:
                         task.keeps_state = True
@@ -375,6 +375,7 @@ class Ticker:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self._ticked_at = 0.0
 
     @property
     def _may_tick(self) -> bool:
@@ -383,9 +384,11 @@ class Ticker:
 
     async def tick(self) -> None:
         """Tick each source in each of its partitions that is read to the end."""
-        app = self.app
+        app, loop = self.app, asyncio.get_running_loop()
         if not self._may_tick:
             return
+        is_delayed = loop.time() - self._ticked_at > 2 * TICK_INTERVAL
+        self._ticked_at = loop.time()
         quiet: dict[Source, set[int]] = {
             source: set(app.topics.quiet_partitions(source.topic.get_topic_name()))
             for source in app.flows
@@ -400,6 +403,8 @@ class Ticker:
                     if not self._may_tick:
                         return
                     others = frozenset(each for each in quiet if partition in quiet[each])
-                    await source.tick(partition, others, behind)
+                    now = loop.time()
+                    task = Task(partition, now, time.time(), others, behind, is_delayed)
+                    await source.tick(task)
                 finally:
                     app.checkpoint.gate.leave(self)

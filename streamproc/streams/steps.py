@@ -41,8 +41,10 @@ class Task:
         now: Seconds of the loop's clock, for silence.
         wall: Seconds since 1970, for processing time.
         quiet: When time passes: the sources that have nothing waiting in this partition.
-        behind: When time passes: the upstream partitions that have records waiting, so that
-            an input with nothing from one of them isn't idle.
+        behind: When time passes: the upstream partitions from which records may still come,
+            so that an input with nothing from one of them isn't idle.
+        is_delayed: When time passes: whether the worker stood still, so that its silence says
+            nothing.
         keeps_state: Whether state was changed, so that a checkpoint must wait for the end.
         waiting: Rows that wait for an asynchronous step, in order.
         emitted: Targets and what they get, in order.
@@ -55,6 +57,7 @@ class Task:
     wall: float
     quiet: frozenset[Any] = frozenset()
     behind: frozenset[int] = frozenset()
+    is_delayed: bool = False
     keeps_state: bool = False
     waiting: deque[Any] = field(default_factory=deque)
     emitted: list[tuple[Any, Rows]] = field(default_factory=list)

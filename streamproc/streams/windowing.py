@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
@@ -81,10 +82,15 @@ class WindowStep(Step):
         if state is None:
             return None
         now = self._now(task)
-        if task.behind and self.table.follows_upstream:
-            for input in task.behind:
-                state.operator.watermark.touch(input, now)
+        for input in self._awake(task):
+            state.operator.watermark.touch(input, now)
         return self._results(state.tick(now))
+
+    def _awake(self, task: Task) -> Iterable[int]:
+        """Return the inputs that aren't idle although nothing comes from them."""
+        if task.is_delayed:
+            return range(self.table.inputs)
+        return task.behind if self.table.follows_upstream else ()
 
     def _now(self, task: Task) -> float:
         return task.wall if self._by_clock else task.now

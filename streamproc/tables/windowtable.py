@@ -54,7 +54,7 @@ class WindowTable(Table):
     @property
     def follows_upstream(self) -> bool:
         """True when the inputs of the watermark are upstream partitions."""
-        return self._inputs == 1 and self.source is not None and self.source.upstream is not None
+        return self._inputs is None and self.source.upstream is not None
 
     def new_state(self, partition: int, store: Store) -> WindowedState:
         kind = AlignedWindows if isinstance(self.spec, AlignedSpec) else KeyedWindows
