@@ -16,6 +16,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from streamproc.errors import DriverError
 from streamproc.records.durations import Duration, duration
 from streamproc.tables.stores import MemoryStore
+from streamproc.tables.windowset import WindowWrapper
 from streamproc.testing.broker import MemoryBroker
 from streamproc.testing.clock import Clock
 from streamproc.testing.declared import declared_topic
@@ -342,7 +343,7 @@ class TestDriver:
         """Return what a table holds, over all partitions.
 
         Args:
-            table: Its name, or the table.
+            table: Its name, or the table, or what its ``tumbling()`` or ``hopping()`` returned.
 
         Raises:
             DriverError: The app has no such table.
@@ -353,7 +354,7 @@ class TestDriver:
                 names = ", ".join(sorted(tables)) or "none"
                 raise DriverError(f"The app has no table {table!r}; it has {names}")
             table = tables[table]
-        return TableView(table)
+        return TableView(table.table if isinstance(table, WindowWrapper) else table)
 
     def sink(self, sink: Any) -> SinkResults:
         """Return what the app wrote to a sink.

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 import streamproc
+from streamproc.aggregates import Count, Sum
+from streamproc.errors import DriverError
 from streamproc.testing import TestDriver
 
 
@@ -191,3 +193,42 @@ def test_messages_sent_from_a_test_or_a_timer():
     with TestDriver(app) as driver:
         driver.advance(3.5)
         assert seen == [1, 1, 1]
+
+
+def test_windowed_tables():
+    app, numbers = make_app("windowed")
+    sums = app.Table("sums", key_type=str, value_type=int, default=int).tumbling(10, expires=60)
+
+    @app.agent(numbers)
+    async def add(stream):
+        async for key, value in stream.items():
+            sums[key] += value
+
+    start = 1767225600000
+    with TestDriver(app, partitions=2) as driver:
+        numbers_in = driver.topic("numbers")
+        numbers_in.pipe("a", 1, timestamp=start)
+        numbers_in.pipe("a", 2, timestamp=start + 9_999)
+        numbers_in.pipe("b", 3, timestamp=start + 5_000)
+        driver.checkpoint()
+        numbers_in.pipe("a", 4, timestamp=start + 10_000)
+        driver.crash()
+        expected = {
+            "a": {(start, start + 10_000): 3, (start + 10_000, start + 20_000): 4},
+            "b": {(start, start + 10_000): 3},
+        }
+        assert driver.table("sums") == expected
+        assert driver.table(sums)["b"] == expected["b"]
+        assert driver.table(sums).windows("c") == {}
+        with pytest.raises(KeyError):
+            driver.table(sums)["c"]
+
+
+def test_running_aggregations():
+    app, numbers = make_app("running")
+    app.stream(numbers).aggregate(name="totals", n=Count(), total=Sum())
+    with TestDriver(app, partitions=2) as driver:
+        driver.topic("numbers").pipe_many([("a", 1), ("b", 2), ("a", 3)])
+        assert driver.table("totals") == {"a": {"n": 2, "total": 4}, "b": {"n": 1, "total": 2}}
+        with pytest.raises(DriverError, match="has no windows"):
+            driver.table("totals").windows("a")

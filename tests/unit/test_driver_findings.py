@@ -18,7 +18,7 @@ def make_app(name):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the flow is not stopped without partitions: what is fetched before it resumes is forgotten",
+    reason="what is fetched before the flow resumes is forgotten, if it was never stopped",
 )
 def test_a_worker_that_had_no_partitions_processes_those_it_gets():
     app, numbers = make_app("taken")
