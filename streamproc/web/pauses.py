@@ -9,6 +9,8 @@ from mode import Service
 
 #: Seconds between two looks at the clock.
 TICK = 0.25
+#: Seconds that a heartbeat may be under way.
+MARGIN = 1.0
 
 
 class PauseWatch(Service):  # type: ignore[misc]
@@ -32,8 +34,9 @@ class PauseWatch(Service):  # type: ignore[misc]
 
     def _is_pause(self, now: float) -> bool:
         conf = self._app.conf
-        limit = (conf.broker_session_timeout - conf.broker_heartbeat_interval) / 2
-        return bool(self._seen and now - self._seen > limit)
+        # The last heartbeat may have been an interval (and its way) before the pause began.
+        safe = conf.broker_session_timeout - conf.broker_heartbeat_interval
+        return bool(self._seen and now - self._seen > max(safe - MARGIN, safe / 2))
 
     @Service.task
     async def _watch(self) -> None:
