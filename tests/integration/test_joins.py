@@ -1,0 +1,265 @@
+"""Joins, timers and look-ups in real workers: killed, mismatched, and asked of a real Redis."""
+
+from collections import defaultdict
+
+import pytest
+
+START = 1_700_000_000_000
+
+APP = """
+    import os
+    import streamproc as faust
+    from streamproc.sinks import RedisHash, redis_lookup
+
+    class Left(faust.Record):
+        id: int
+        name: str = ""
+
+    class Right(faust.Record):
+        id: int
+
+    app = faust.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        redis=os.environ["REDIS_URL"],
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.3,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        dead_letter_topic=os.environ["APP_ID"] + "-dead",
+    )
+    LEFT, RIGHT = os.environ["LEFT"], os.environ["RIGHT"]
+    results = app.topic(LEFT + "-results", key_type=str, value_serializer="json")
+    left = app.stream(app.topic(LEFT, key_type=str, value_type=Left)).flow()
+    right = app.stream(app.topic(RIGHT, key_type=str, value_type=Right)).flow()
+
+    def pair(kind):
+        def of(one, other):
+            return [kind, one and one.id, other and other.id]
+        return of
+"""
+
+EVERYTHING = """
+    left.interval_join(
+        right, before="1s", after="2s", how="outer", fn=pair("interval"), idle_timeout="5s"
+    ).to(results)
+    left.asof_join(right, tolerance="3s", fn=pair("asof"), idle_timeout="5s").to(results)
+    left.join_updates(right, how="left", name="latest")
+    left.deduplicate(within="2s").map(lambda one: ["first", one.id]).to(results)
+    left.throttle(2, per="10s").map(lambda one: ["passed", one.id]).to(results)
+
+    GAP = 3000
+
+    class Session(faust.Record):
+        ids: list[int] = []
+        last: int = 0
+
+    def end(context):
+        context.emit(["session", *context.state.ids])
+        context.state = Session()
+
+    def collect(key, one, context):
+        session = context.state
+        if session.ids and context.time - session.last > GAP:
+            end(context)
+            session = context.state
+        session.ids.append(one.id)
+        session.last = context.time
+        context.cancel_timer()
+        context.set_timer(context.time + GAP)
+
+    def expire(key, tag, context):
+        end(context)
+        context.state = None
+
+    left.stateful(collect, on_timer=expire, state=Session, idle_timeout="5s").to(results)
+"""
+
+
+@pytest.fixture
+def start(worker, tmp_path):
+    """``start(source, left, right)`` starts a worker of an app."""
+
+    def run(source, left, right, **env):
+        written = (tmp_path / "app_under_test.py").exists()
+        text = None if written else APP + source
+        env = {"APP_ID": f"app-{left}", "LEFT": left, "RIGHT": right, **env}
+        return worker(text, env=env)
+
+    return run
+
+
+def records(first, last, begin, offset):
+    """Return records in order of time, a tenth of a second apart, of keys in turns."""
+    return [
+        (f"k{n * n % 13}", {"id": n}, START + begin + n * 100 + offset + n * 7 % 50)
+        for n in range(first, last)
+    ]
+
+
+def expected(lefts, rights):
+    """Compute all results from the records, one by one."""
+    results = set()
+    by_key = defaultdict(lambda: ([], []))
+    for side, side_records in enumerate((lefts, rights)):
+        for key, value, time in side_records:
+            by_key[key][side].append((time, value["id"]))
+    for mine, others in by_key.values():
+        matched = set()
+        for time, one in mine:
+            near = [(at, other) for at, other in others if time - 1000 <= at <= time + 2000]
+            matched.update(other for _, other in near)
+            results.update(("interval", one, other) for _, other in near or [(0, None)])
+            before = [other for at, other in others if time - 3000 <= at <= time]
+            results.add(("asof", one, before[-1] if before else None))
+        results.update(("interval", None, other) for _, other in others if other not in matched)
+        passed, periods, session, last = None, defaultdict(int), [], None
+        for time, one in mine:
+            if passed is None or time - passed >= 2000:
+                passed = time
+                results.add(("first", one))
+            periods[time // 10_000] += 1
+            if periods[time // 10_000] <= 2:
+                results.add(("passed", one))
+            if session and time - last > 3000:
+                results.add(("session", *session))
+                session = []
+            session.append(one)
+            last = time
+        if session:
+            results.add(("session", *session))
+    return results
+
+
+def found_in(consume_all, left, at_least=0):
+    return {tuple(each.json()) for each in consume_all(f"{left}-results", at_least=at_least)}
+
+
+def test_a_killed_worker_loses_and_invents_nothing(
+    start, topic_factory, produce, consume_all, wait_for
+):
+    left, right = topic_factory(partitions=4), topic_factory(partitions=4)
+    topic_factory(partitions=4, name=f"{left}-results")
+    lefts, rights = [], []
+
+    def feed(first, last, begin):
+        new = records(first, last, begin, 0), records(first, last, begin, 30)
+        # Not every one has a match.
+        new = [one for one in new[0] if one[1]["id"] % 5], [o for o in new[1] if o[1]["id"] % 3]
+        lefts.extend(new[0])
+        rights.extend(new[1])
+        produce(left, new[0])
+        produce(right, new[1])
+
+    running = start(EVERYTHING, left, right)
+    for turn in range(3):
+        # An hour between turns, so that silence before one makes nothing of it late.
+        begin = turn * 3_600_000
+        seen = len(found_in(consume_all, left))
+        feed(turn * 1000, turn * 1000 + 400, begin)
+        wait_for(lambda seen=seen: len(found_in(consume_all, left)) > seen + 300, 40, "results")
+        running.kill()
+        feed(turn * 1000 + 400, turn * 1000 + 700, begin)
+        running = start(EVERYTHING, left, right)
+    want = expected(lefts, rights)
+
+    def missing():
+        return want - found_in(consume_all, left)
+
+    wait_for(lambda: not missing(), 60, lambda: f"missing {sorted(map(str, missing()))[:10]}")
+    surplus = found_in(consume_all, left) - want
+    assert not surplus, sorted(map(str, surplus))[:10]
+    running.stop()
+
+
+@pytest.mark.parametrize(
+    ("join", "names"),
+    [
+        ("left.interval_join(right)", ["left", "right"]),
+        ("left.asof_join(right)", ["left", "right"]),
+        ("left.join_updates(right)", ["left", "right"]),
+        ("left.join(app.Table('names', partitions=6))", ["left", "names"]),
+    ],
+)
+def test_topics_with_different_numbers_of_partitions_are_refused(join, names, start, topic_factory):
+    left, right = topic_factory(partitions=2), topic_factory(partitions=6)
+    running = start(f"    {join}\n", left, right)
+    assert running.wait_end() != 0
+    assert "ConfigurationError" in running.log
+    assert f"topic '{left}' has 2 partitions" in running.log
+    other = f"topic '{right}' has 6" if "right" in names else "table 'names'"
+    assert other in running.log
+
+
+def test_a_key_by_takes_the_partitions_of_what_is_joined(
+    start, topic_factory, produce, consume_all, kafka_client
+):
+    left, right = topic_factory(partitions=2), topic_factory(partitions=6)
+    source = """
+    rekeyed = right.key_by(lambda one: f"k{one.id % 3}", value_type=Right)
+    left.interval_join(rekeyed, fn=pair("pair"), idle_timeout="2s").to(results)
+    """
+    topic_factory(partitions=2, name=f"{left}-results")
+    produce(left, [(f"k{n}", {"id": n}, START) for n in range(3)])
+    produce(right, [(f"other {n}", {"id": n}, START + n) for n in range(30)])
+    start(source, left, right)
+    want = {("pair", n % 3, n) for n in range(30)}
+    assert found_in(consume_all, left, at_least=30) == want
+    assert kafka_client.partitions(f"app-{left}-flow-{right}-by-lambda") == 2
+
+
+def test_a_global_table_is_joined_by_any_field(start, topic_factory, produce, consume_all):
+    left, names = topic_factory(partitions=2), topic_factory(partitions=3)
+    source = """
+    entries = app.topic(os.environ["NAMES"], key_type=str, value_type=Right, compacting=True)
+    names = app.GlobalTable(
+        "names", key_type=str, value_type=Right, partitions=3, changelog_topic=entries
+    )
+    stream = app.stream(app.topic(LEFT, key_type=str, value_type=Left))
+    stream.left_join(names, on="name", fn=pair("named")).to(results)
+    """
+    topic_factory(partitions=2, name=f"{left}-results")
+    produce(names, [(f"name {n}", {"id": n * 10}) for n in range(5)])
+    produce(left, [("any key", {"id": n, "name": f"name {n}"}) for n in range(7)])
+    start(source, left, topic_factory(partitions=2), NAMES=names)
+    want = {("named", n, n * 10 if n < 5 else None) for n in range(7)}
+    assert found_in(consume_all, left, at_least=7) == want
+
+
+LOOK_UP = """
+    def named(one, found):
+        return ["found", one.id, found and found["name"]]
+
+    left.enrich(
+        redis_lookup("sensor:{key}"), cache_ttl="1h", retries=6, timeout="1s", fn=named
+    ).to(results)
+"""
+
+
+def test_keys_are_looked_up_in_redis(start, topic_factory, produce, consume_all, redis_client):
+    left = topic_factory(partitions=2)
+    topic_factory(partitions=2, name=f"{left}-results")
+    for n in range(10):
+        redis_client.hset(f"sensor:k{n}", mapping={"name": f"name {n}"})
+    redis_client.config_resetstat()
+    produce(left, [(f"k{n % 12}", {"id": n}) for n in range(1200)])
+    start(LOOK_UP, left, topic_factory(partitions=2))
+    want = {("found", n, f"name {n % 12}" if n % 12 < 10 else None) for n in range(1200)}
+    assert found_in(consume_all, left, at_least=1200) == want
+    assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] == 12
+
+
+def test_look_ups_wait_for_a_redis_that_is_away(
+    start, topic_factory, produce, consume_all, new_redis
+):
+    left = topic_factory(partitions=1)
+    topic_factory(partitions=1, name=f"{left}-results")
+    redis = new_redis()
+    running = start(LOOK_UP, left, topic_factory(partitions=1), REDIS_URL=redis.url)
+    running.wait_ready()
+    redis.kill()
+    produce(left, [("k1", {"id": 1})])
+    running.wait_log("flow-" + left + "-enrich of 'k1' failed")
+    redis.start()
+    assert found_in(consume_all, left, at_least=1) == {("found", 1, None)}
