@@ -423,6 +423,17 @@ def test_a_window_closes_once_and_by_silence():
     assert result.window_end == datetime(2026, 1, 1, 0, 0, 10, tzinfo=timezone.utc)
 
 
+def test_a_window_closes_by_silence_after_a_rebalance():
+    flows = Flows()
+    flows.stream.window(tumbling(10)).aggregate(n=Count()).to(flows.out.append)
+    with flows.driver() as driver:
+        driver.topic("numbers").pipe("a", 1, timestamp=START)
+        driver.checkpoint()
+        driver.rebalance()
+        driver.advance(30)
+    assert [each.n for each in flows.out] == [1]
+
+
 def late_records():
     return [
         ("a", 1, START),
