@@ -399,8 +399,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()
 
+    async def on_task_error(self, exc: BaseException) -> None:
+        """An agent raised: it is dealt with there, and the next checkpoint is soon enough."""
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
+        # Faust does so when partitions are revoked, which needs some to be there.
+        self.stop_flow()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:

@@ -16,10 +16,6 @@ def make_app(name):
     return app, app.topic("numbers", key_type=str, value_type=int)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what is fetched before the flow resumes is forgotten, if it was never stopped",
-)
 def test_a_worker_that_had_no_partitions_processes_those_it_gets():
     app, numbers = make_app("taken")
     seen = []
@@ -39,9 +35,6 @@ def test_a_worker_that_had_no_partitions_processes_those_it_gets():
         assert sorted(seen) == [0, 1, 2, 3]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Faust commits when an agent raises, and waits for that agent at the gate"
-)
 def test_an_agent_that_raises_is_not_waited_for_by_its_own_commit():
     app, numbers = make_app("raising")
     counts = app.Table("counts", key_type=str, value_type=int, default=int)
