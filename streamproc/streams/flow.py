@@ -84,10 +84,6 @@ class Flow(StateOperators):
         """Name of the flow, of its agent, and the beginning of its tables' names."""
         return str(self._source.name)
 
-    def input_count(self) -> int:
-        """Return how many inputs its rows are told apart by; known once the app has started."""
-        return int(self._source.inputs) if self._inputs is None else self._inputs
-
     def _then(self, step: Step, value_type: Any = None, inputs: int | None = None) -> Flow:
         first, *others = self._nodes
         node = first.add(step)
@@ -250,7 +246,7 @@ FLOW_OPERATORS = frozenset(
     name
     for name, value in (vars(StateOperators) | vars(Flow)).items()
     if callable(value) and not name.startswith("_")
-) - {"of", "filter", "input_count"}
+) - {"of", "filter"}
 
 
 class WindowedFlow:

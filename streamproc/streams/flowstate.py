@@ -24,7 +24,7 @@ from streamproc.streams.joins import (
 from streamproc.streams.limits import COUNTED, PASSED, Deduplicate, Throttle
 from streamproc.streams.stateful import Context, Stateful, state_form
 from streamproc.streams.steps import Map, Picker, Step, picker
-from streamproc.streams.timing import Inlet, Timing
+from streamproc.streams.timing import Inlet, Inputs, Timing
 from streamproc.tables.joinstate import sides_form
 from streamproc.tables.timedstate import TimedTable
 
@@ -43,7 +43,11 @@ class StateOperators:
     _nodes: list[Any]
     _then: Callable[..., Flow]
     _table_name: Callable[[str | None, str], str]
-    input_count: Callable[[], int]
+    _inputs: int | None
+
+    @property
+    def _told_apart_by(self) -> Inputs:
+        return Inputs(self._source, self._inputs)
 
     def _timed_table(self, name: str | None, kind: str, **options: Any) -> TimedTable:
         table = TimedTable(
@@ -85,10 +89,12 @@ class StateOperators:
         """
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "deduplicate", form=PASSED, watermarks=timing.watermarks(self.input_count)
+            name, "deduplicate", form=PASSED, watermarks=timing.watermarks(self._told_apart_by)
         )
         pick = None if key is None else picker(key)
-        step = Deduplicate(table.name, table, self.input_count, _positive("within", within), pick)
+        step = Deduplicate(
+            table.name, table, self._told_apart_by, _positive("within", within), pick
+        )
         return self._then(step, self.value_type)
 
     def throttle(
@@ -118,9 +124,11 @@ class StateOperators:
             raise ConfigurationError(f"throttle({limit}) would let nothing pass")
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "throttle", form=COUNTED, watermarks=timing.watermarks(self.input_count)
+            name, "throttle", form=COUNTED, watermarks=timing.watermarks(self._told_apart_by)
         )
-        step = Throttle(table.name, table, self.input_count, limit, _positive("per", per), by_key)
+        step = Throttle(
+            table.name, table, self._told_apart_by, limit, _positive("per", per), by_key
+        )
         return self._then(step, self.value_type)
 
     # -- own logic
@@ -155,9 +163,9 @@ class StateOperators:
         form, make = state_form(state)
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "stateful", form=form, watermarks=timing.watermarks(self.input_count)
+            name, "stateful", form=form, watermarks=timing.watermarks(self._told_apart_by)
         )
-        step = Stateful(table.name, table, function, on_timer, make)
+        step = Stateful(table.name, table, self._told_apart_by, function, on_timer, make)
         return self._then(step, value_type, inputs=1)
 
     # -- joins
@@ -346,7 +354,7 @@ class StateOperators:
             )
         if other.app is not self.app:
             raise ConfigurationError("Flows of two apps can't be joined")
-        return TwoInputs(self.input_count, other.input_count, _sources(self), _sources(other))
+        return TwoInputs(self._told_apart_by, other._told_apart_by, _sources(self), _sources(other))
 
     def _meet(self, other: Any, step: Step, inputs: TwoInputs) -> Flow:
         mine = self._then(Inlet(step.name, lambda: 0))

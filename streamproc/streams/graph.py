@@ -260,6 +260,7 @@ class Source(Node):
 
     async def tick(self, task: Task) -> None:
         """Let time pass for one partition."""
+        task.source = self
         try:
             for node in self.walk():
                 step = node.step

@@ -56,14 +56,13 @@ class TwoInputs:
         return rows.input >= self.left()
 
     def touch(self, watermark: Watermark, task: Task) -> None:
-        """Keep a side from becoming idle whose topics have records waiting."""
-        left, count = self.left(), self.count()
-        if not self.left_sources <= task.quiet:
-            for each in range(left):
-                watermark.touch(each, task.now)
-        if not self.right_sources <= task.quiet:
-            for each in range(left, count):
-                watermark.touch(each, task.now)
+        """Keep inputs from becoming idle that have records waiting."""
+        first = self.left()
+        sides = (self.left, self.left_sources, 0), (self.right, self.right_sources, first)
+        for inputs, sources, begin in sides:
+            is_quiet = sources <= task.quiet
+            for input in inputs.awake(task) if is_quiet else range(inputs()):
+                watermark.touch(begin + input, task.now)
 
 
 class IntervalJoin(TimedStep):

@@ -11,7 +11,7 @@ from typing import Any
 
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import Task, isolate
-from streamproc.streams.timing import TimedStep
+from streamproc.streams.timing import Inputs, TimedStep
 from streamproc.tables.pack import pack, unpack
 from streamproc.tables.timedstate import Form, TimedState, TimedTable
 
@@ -24,7 +24,7 @@ COUNTED = Form("throttle", pack, unpack)
 class _Limit(TimedStep):
     """What both have: time passes for their state with records, not with the clock."""
 
-    def __init__(self, name: str, table: TimedTable, inputs: Callable[[], int]) -> None:
+    def __init__(self, name: str, table: TimedTable, inputs: Inputs) -> None:
         super().__init__(name, table)
         self._inputs = inputs
 
@@ -35,7 +35,11 @@ class _Limit(TimedStep):
 
     def tick(self, task: Task) -> Rows | None:
         state = self.table.states.get(task.partition)
-        if state is not None and state.watermark.tick(task.now):
+        if state is None:
+            return None
+        for input in self._inputs.awake(task):
+            state.watermark.touch(input, task.now)
+        if state.watermark.tick(task.now):
             self._free(state)
         return None
 
@@ -54,7 +58,7 @@ class Deduplicate(_Limit):
         self,
         name: str,
         table: TimedTable,
-        inputs: Callable[[], int],
+        inputs: Inputs,
         within: int,
         pick: Callable[[Any], Any] | None,
     ) -> None:
@@ -105,7 +109,7 @@ class Throttle(_Limit):
         self,
         name: str,
         table: TimedTable,
-        inputs: Callable[[], int],
+        inputs: Inputs,
         limit: int,
         per: int,
         by_key: bool,

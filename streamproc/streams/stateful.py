@@ -16,7 +16,7 @@ import msgspec
 from streamproc.errors import ConfigurationError
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import Task
-from streamproc.streams.timing import TimedStep
+from streamproc.streams.timing import Inputs, TimedStep
 from streamproc.tables.keyed import MISSING
 from streamproc.tables.pack import pack, unpack, value_codec
 from streamproc.tables.timedstate import NEVER, Form, TimedState, TimedTable
@@ -171,11 +171,13 @@ class Stateful(TimedStep):
         self,
         name: str,
         table: TimedTable,
+        inputs: Inputs,
         function: Callable[[Any, Any, Context], Any],
         on_timer: Callable[[Any, Any, Context], Any] | None,
         make: Callable[[], Any] | None,
     ) -> None:
         super().__init__(name, table)
+        self._inputs = inputs
         self._function = function
         self._on_timer = on_timer
         self._make = make
@@ -204,7 +206,11 @@ class Stateful(TimedStep):
 
     def tick(self, task: Task) -> Rows | None:
         state = self.table.states.get(task.partition)
-        if state is None or not state.watermark.tick(task.now):
+        if state is None:
+            return None
+        for input in self._inputs.awake(task):
+            state.watermark.touch(input, task.now)
+        if not state.watermark.tick(task.now):
             return None
         output = _Output()
         self._fire_due(state, Context(self._make, task.partition), output, task)

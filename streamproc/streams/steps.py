@@ -45,6 +45,7 @@ class Task:
             so that an input with nothing from one of them isn't idle.
         is_delayed: When time passes: whether the worker stood still, so that its silence says
             nothing.
+        source: When time passes: whose partition it is.
         keeps_state: Whether state was changed, so that a checkpoint must wait for the end.
         waiting: Rows that wait for an asynchronous step, in order.
         emitted: Targets and what they get, in order.
@@ -58,6 +59,7 @@ class Task:
     quiet: frozenset[Any] = frozenset()
     behind: frozenset[int] = frozenset()
     is_delayed: bool = False
+    source: Any = None
     keeps_state: bool = False
     waiting: deque[Any] = field(default_factory=deque)
     emitted: list[tuple[Any, Rows]] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,28 @@ from streamproc.streams.steps import Step, Task
 from streamproc.tables.timedstate import TimedState, TimedTable, Watermarks
 from streamproc.windows import Watermark
 
-Inputs = Callable[[], int]
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a watermark, by which rows of a flow are told apart.
+
+    Attributes:
+        source: Where the rows come from.
+        fixed: How many inputs there are; None: those of the source.
+    """
+
+    source: Any
+    fixed: int | None = None
+
+    def __call__(self) -> int:
+        """Return how many there are; known once the app has started."""
+        return int(self.source.inputs) if self.fixed is None else self.fixed
+
+    def awake(self, task: Task) -> Iterable[int]:
+        """Return those that aren't idle although nothing comes from them."""
+        if task.is_delayed:
+            return range(self())
+        return task.behind if self.fixed is None and task.source is self.source else ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ class Timing:
             return Watermark(self.out_of_orderness, self.idle_timeout, inputs)
         return Watermark.from_plain(plain, self.out_of_orderness, self.idle_timeout, inputs)
 
-    def watermarks(self, inputs: Inputs) -> Callable[[Mapping[str, Any]], Watermarks]:
+    def watermarks(self, inputs: Callable[[], int]) -> Callable[[Mapping[str, Any]], Watermarks]:
         """Return a maker of a state's only watermark."""
 
         def make(plain: Mapping[str, Any]) -> Watermarks:
@@ -93,7 +114,7 @@ class TimedStep(Step):
 class Inlet(Step):
     """Numbers the inputs of one side of an operator that several flows come to."""
 
-    def __init__(self, name: str, before: Inputs) -> None:
+    def __init__(self, name: str, before: Callable[[], int]) -> None:
         self.name = name
         self._before = before
 

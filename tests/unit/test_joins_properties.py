@@ -8,14 +8,14 @@ from step_bench import OPTIONS, Event, StepBench, events
 
 from streamproc.streams.asof import AsofJoin, asof_watermarks
 from streamproc.streams.intervals import IntervalJoin, TwoInputs
-from streamproc.streams.timing import Timing
+from streamproc.streams.timing import Inputs, Timing
 from streamproc.tables.joinstate import sides_form
 
 LEFT, RIGHT = 0, 1
 SPANS = st.one_of(st.integers(0, 3), st.integers(0, 40))
 BOUNDS = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 15))
 BOTH = frozenset(["left", "right"])
-INPUTS = TwoInputs(lambda: 1, lambda: 1, frozenset(["left"]), frozenset(["right"]))
+INPUTS = TwoInputs(Inputs(None, 1), Inputs(None, 1), frozenset(["left"]), frozenset(["right"]))
 
 
 def interval_join(before, after, how="inner", grace=0, out_of_orderness=0):

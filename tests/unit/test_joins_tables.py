@@ -14,10 +14,11 @@ from streamproc.errors import ConfigurationError, DecodeError, EncodeError
 from streamproc.streams.copartition import Copartitioned
 from streamproc.streams.intervals import TwoInputs
 from streamproc.streams.joins import LatestJoin, join_tables, latest_form
+from streamproc.streams.timing import Inputs
 from streamproc.tables.pack import pack, unpack, value_codec
 from streamproc.testing import TestDriver
 
-INPUTS = TwoInputs(lambda: 1, lambda: 1, frozenset(), frozenset())
+INPUTS = TwoInputs(Inputs(None, 1), Inputs(None, 1), frozenset(), frozenset())
 
 
 class Order(faust.Record):

@@ -5,29 +5,26 @@ from hypothesis import strategies as st
 from step_bench import OPTIONS, Event, StepBench, events
 
 from streamproc.streams.limits import COUNTED, PASSED, Deduplicate, Throttle
-from streamproc.streams.timing import Timing
+from streamproc.streams.timing import Inputs, Timing
 
+ONE = Inputs(None, 1)
 SIZES = st.one_of(st.integers(1, 4), st.integers(1, 50))
 BOUNDS = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 25))
 
 
-def one():
-    return 1
-
-
 def deduplicate(within, out_of_orderness=0, pick=None):
     return StepBench(
-        lambda table: Deduplicate("test", table, one, within, pick),
+        lambda table: Deduplicate("test", table, ONE, within, pick),
         PASSED,
-        Timing(out_of_orderness, 10_000).watermarks(one),
+        Timing(out_of_orderness, 10_000).watermarks(ONE),
     )
 
 
 def throttle(limit, per, out_of_orderness=0, by_key=True):
     return StepBench(
-        lambda table: Throttle("test", table, one, limit, per, by_key),
+        lambda table: Throttle("test", table, ONE, limit, per, by_key),
         COUNTED,
-        Timing(out_of_orderness, 10_000).watermarks(one),
+        Timing(out_of_orderness, 10_000).watermarks(ONE),
     )
 
 
@@ -131,9 +128,7 @@ def test_without_keys_a_throttle_counts_all_together():
 
 
 def test_an_upstream_partition_that_is_silent_does_not_hold_time_back():
-    def two():
-        return 2
-
+    two = Inputs(None, 2)
     bench = StepBench(
         lambda table: Deduplicate("test", table, two, 1000, None),
         PASSED,

@@ -9,24 +9,22 @@ from step_bench import OPTIONS, Event, StepBench, events
 import streamproc as faust
 from streamproc.errors import ConfigurationError
 from streamproc.streams.stateful import Stateful, state_form
-from streamproc.streams.timing import Timing
+from streamproc.streams.timing import Inputs, Timing
 
-
-def one():
-    return 1
+ONE = Inputs(None, 1)
 
 
 def stateful(function, on_timer=None, state=None, out_of_orderness=0, idle_timeout=10_000):
     form, make = state_form(state)
     return StepBench(
-        lambda table: Stateful("test", table, function, on_timer, make),
+        lambda table: Stateful("test", table, ONE, function, on_timer, make),
         form,
-        Timing(out_of_orderness, idle_timeout).watermarks(one),
+        Timing(out_of_orderness, idle_timeout).watermarks(ONE),
     )
 
 
 def sums(key, value, context):
-    """Keeps a list; sets a timer, cancels one, or both, as the value says."""
+    """Keeps a list; sets a timer, cancels ONE, or both, as the value says."""
     context.state.append(value)
     context.emit(("record", value, context.watermark, sum(context.state)))
     if value % 3:
