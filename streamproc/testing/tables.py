@@ -14,8 +14,9 @@ Windows = dict[tuple[int, int], Any]
 class TableView(Mapping[Any, Any]):
     """What a table holds, over all partitions; see :meth:`TestDriver.table`.
 
-    In a table of windows each key has a dict: values by ``(start, end)`` in milliseconds.
-    A key that isn't there raises KeyError: the table's default doesn't count.
+    A key that isn't there raises KeyError: the table's default doesn't count. A table of
+    windows has the keys that its ``items()`` gives, ``(key, (start, end))``; see
+    :meth:`windows`.
     """
 
     def __init__(self, table: Any) -> None:
@@ -24,26 +25,23 @@ class TableView(Mapping[Any, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         if self._has_windows:
-            found = self.windows(key)
-            if not found:
-                raise KeyError(key)
-            return found
+            return dict(self._table.items())[key]
         if key not in self._table:
             raise KeyError(key)
         return self._table[key]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._content())
+        return (key for key, _ in self._table.items())
 
     def __len__(self) -> int:
-        return len(self._content())
+        return sum(1 for _ in self._table.items())
 
     def items(self) -> Any:
-        """Return keys and values, partition by partition."""
-        return self._content().items()
+        """Iterate over keys and values, partition by partition."""
+        return self._table.items()
 
     def partition(self, number: int) -> dict[Any, Any]:
-        """Return the entries of one partition.
+        """Return the entries of one partition; those of a table of windows as windows by key.
 
         Raises:
             DriverError: The table has no such partition, or its partition is taken away.
@@ -54,7 +52,16 @@ class TableView(Mapping[Any, Any]):
                 f"Table {self._table.name!r} has no partition {number} here; it has "
                 f"{sorted(self._table.states)}"
             )
-        return self._entries(state)
+        if not self._has_windows:
+            program = getattr(self._table, "program", None)
+            return {
+                key: value if program is None else program.result(value)
+                for key, value in state.scan()
+            }
+        entries: dict[Any, Windows] = {}
+        for key, start, end, value in state.scan_windows():
+            entries.setdefault(key, {})[start, end] = value
+        return entries
 
     def windows(self, key: Any) -> Windows:
         """Return the windows of a key that the table has; none if there is no such key.
@@ -70,30 +77,10 @@ class TableView(Mapping[Any, Any]):
             for start, end, value in state.windows_of(key)
         }
 
-    def _content(self) -> dict[Any, Any]:
-        content: dict[Any, Any] = {}
-        for state in self._table.readable():
-            for key, value in self._entries(state).items():
-                if self._has_windows:
-                    content.setdefault(key, {}).update(value)
-                else:
-                    content[key] = value
-        return content
-
-    def _entries(self, state: Any) -> dict[Any, Any]:
-        if not self._has_windows:
-            program = getattr(self._table, "program", None)
-            result = (lambda value: value) if program is None else program.result
-            return {key: result(value) for key, value in state.scan()}
-        entries: dict[Any, Windows] = {}
-        for key, start, end, value in state.scan_windows():
-            entries.setdefault(key, {})[start, end] = value
-        return entries
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mapping) and self._content() == dict(other)
+        return isinstance(other, Mapping) and dict(self.items()) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<{self._table.name}: {self._content()!r}>"
+        return f"<{self._table.name}: {dict(self.items())!r}>"
