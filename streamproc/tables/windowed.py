@@ -77,6 +77,12 @@ class TableWindows:
         self._logged_at = -inf
         self._logged_total = 0
         self._retained = None if self.window.grace is None else self._span
+        if self._retained is None and table._on_window_close is not None:
+            logger.warning(
+                "Table %s: on_window_close is never called, since its windows are kept for ever; "
+                "give them expires=",
+                table.name,
+            )
 
     @property
     def _span(self) -> int:
@@ -212,7 +218,7 @@ class TableWindows:
             return
         state.is_closing = True
         try:
-            while state.has_due and self.table.states.get(partition) is state:
+            while self._is_here(state) and state.has_due:
                 state.closed_to = state.now
                 await self._close(state, int(state.windows.first()))
         finally:
@@ -225,12 +231,17 @@ class TableWindows:
         if callback is not None:
             bounds = self.window.range_of(start)
             for number, (key, value) in enumerate(list(windows.entries(start)), 1):
+                if not self._is_here(state):
+                    return
                 await self._call(callback, state.partition, (key, bounds), value)
                 if not number % CLOSING_BATCH:
                     await asyncio.sleep(0)
-        # A rebalance may have begun the state anew while the callback waited.
-        if windows is state.windows:
+        # While the callback waited, a rebalance may have begun the state anew or closed it.
+        if windows is state.windows and self._is_here(state):
             windows.drop(start)
+
+    def _is_here(self, state: WindowValues) -> bool:
+        return self.table.states.get(state.partition) is state
 
     async def _call(self, callback: Any, partition: int, key: Any, value: Any) -> None:
         table = self.table

@@ -912,3 +912,59 @@ def test_all_forms_of_loops(name, concurrency):
             ((key, (start, start + 10.0)), 10) for key in "abcd" for start in (0.0, 10.0)
         ]
         assert driver.table("counts") == {(key, (20.0, 30.0)): 5 for key in "abcd"}
+
+
+def test_a_callback_writes_to_a_table_of_the_same_partition():
+    app = streamproc.App("rollup", broker="kafka://127.0.0.1:1", store="memory://")
+    totals = app.Table("totals", key_type=str, value_type=int, default=int)
+
+    async def on_close(key, value):
+        await asyncio.sleep(0)
+        totals[key[0]] += value
+
+    counts = app.Table(
+        "counts", key_type=str, value_type=int, default=int, on_window_close=on_close
+    ).tumbling("10s", expires=0)
+    topic = app.topic("numbers", key_type=str, value_type=int)
+
+    @app.agent(topic, name="count")
+    async def count(stream):
+        async for key, number in stream.items():
+            counts[key] += number
+
+    with TestDriver(app, partitions=4) as driver:
+        # Not where the key's hash would have it.
+        records = [("k", 1, second * 1000) for second in range(25)]
+        for partition in (1, 2):
+            driver.topic("numbers").pipe_many(records, partition=partition)
+        assert driver.table("totals").partition(1) == {"k": 20}
+        driver.advance("1m")
+        driver.checkpoint()
+        driver.crash()
+        assert [driver.table("totals").partition(n) for n in range(4)] == [
+            {},
+            {"k": 25},
+            {"k": 25},
+            {},
+        ]
+
+
+def test_a_state_that_is_taken_away_while_a_callback_waits():
+    run = Run(TumblingWindow(10, 0))
+    calls = []
+
+    async def closed(key, value):
+        calls.append(key)
+        run.table.states = {}
+        run.state_taken.windows._store = None  # as closed as a store can be
+
+    run.state_taken = run.state
+    run.table._on_window_close = closed
+    records = [("a", 1_000, True), ("b", 1_000, True), ("x", 20_000, True)]
+    asyncio.run(run.process(records))
+    assert len(calls) == 1
+
+
+def test_a_callback_that_would_never_be_called_is_noticed(caplog):
+    Run(TumblingWindow(10))
+    assert "never called" in caplog.text
