@@ -18,7 +18,7 @@ KEYS = "abcdef"
 PIPE = st.tuples(st.just("pipe"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=8))
 LIFE = st.sampled_from(
     [("checkpoint",), ("crash",), ("restart",), ("advance", 0.4), ("advance", 1.5)]
-    + [("rebalance", without) for without in ((), (0,), (1, 2))]
+    + [("rebalance", without) for without in ((), (0,), (1, 2), (0, 1, 2))]
 )
 STEPS = st.lists(st.one_of(PIPE, LIFE), max_size=25)
 
