@@ -159,6 +159,8 @@ def _options() -> Any:
     options.create_missing_column_families(True)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)
+    # Else the log of writes stays until the few bytes of the meta entry fill a buffer too.
+    options.set_max_total_wal_size(2 * WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(1)
     options.set_max_open_files(256)
     blocks = rocksdict.BlockBasedOptions()

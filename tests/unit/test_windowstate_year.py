@@ -87,6 +87,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         for each in KINDS:
             began = time.monotonic()
-            for line in run(each, int(sys.argv[1]), Path(name)):
-                print(each, "day %d: %d closed, %d open, %.0f MB, %.1f MB on disk" % line)
+            for day, closed, open_ones, memory, disk in run(each, int(sys.argv[1]), Path(name)):
+                print(f"{each} day {day}: {closed} closed, {open_ones} open")
+                print(f"    {memory:.0f} MB, {disk:.1f} MB on disk")
             print(f"{each}: {time.monotonic() - began:.0f} s", flush=True)
