@@ -77,7 +77,7 @@ class TableWindows:
         self._logged_at = -inf
         self._logged_total = 0
         self._retained = None if self.window.grace is None else self._span
-        if self._retained is None and table._on_window_close is not None:
+        if not self.closes and table._on_window_close is not None:
             logger.warning(
                 "Table %s: on_window_close is never called, since its windows are kept for ever; "
                 "give them expires=",
@@ -91,10 +91,15 @@ class TableWindows:
     @property
     def changelog_options(self) -> dict[str, Any]:
         """How long the changelog keeps records: longer than windows are open."""
-        if self.window.grace is None:
+        if not self.closes:
             return {"compacting": True, "deleting": False, "retention": 0}
         retention = (self._span + RETENTION_MARGIN) / 1000
         return {"compacting": True, "deleting": True, "retention": retention}
+
+    @property
+    def closes(self) -> bool:
+        """False when windows are kept for ever, so that nothing depends on the watermark."""
+        return self.window.grace is not None
 
     def new_state(self, partition: int, store: Store) -> WindowValues:
         """Make the state of one partition."""
@@ -128,6 +133,8 @@ class TableWindows:
         if self.clock is None:
             self.settle(clock)
         state = self.state_at(place.partition)
+        if not self.closes:
+            return Cursor(batch, state, times, [-inf] * len(times))
         number = state.add_input(batch.progress.tp.topic)
         if clock is self.clock:
             known = _known_times(times)
@@ -271,6 +278,8 @@ class TableWindows:
 
     async def run(self) -> None:
         """Close windows where nothing comes any more, until the table stops."""
+        if not self.closes:
+            return
         app, table = self.table.app, self.table
         while not table.should_stop:
             await table.sleep(TICK_INTERVAL)
@@ -339,8 +348,9 @@ class Follower:
     @classmethod
     def of(cls, tables: Iterable[Any], place: Place) -> Follower | None:
         """Return one for those of the tables that have windows; None if none has."""
-        windowed = [table.windows for table in tables if getattr(table, "windows", None)]
-        return cls(windowed, place) if windowed else None
+        found = [getattr(table, "windows", None) for table in tables]
+        closing = [windows for windows in found if windows is not None and windows.closes]
+        return cls(closing, place) if closing else None
 
     def observe(self, batch: Any, end: int) -> None:
         """The records of a batch before ``end`` are processed."""
