@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from streamproc.testing.broker import MemoryBroker
 from streamproc.testing.clock import Clock
 from streamproc.testing.declared import declared_topic
 from streamproc.testing.failures import Failures
-from streamproc.testing.loop import VirtualLoop
+from streamproc.testing.loop import Killed, VirtualLoop
 from streamproc.testing.records import Coder, DeadLetter, InputTopic, OutputTopic, Time, time_of
 from streamproc.testing.sinks import SinkResults
 from streamproc.testing.snapshot import Snapshot
@@ -173,16 +174,28 @@ class TestDriver:
         self._connection.cut()
         with self._quiet():
             self._loop.kill_tasks()
-        for table in self.app.tables.values():
+            self._close_actors()
+            self._close_stores()
+            for _, results in self._sinks.values():
+                results.detach()
+            self._snapshot.restore()
+        self._failures.enabled = True
+
+    def _close_actors(self) -> None:
+        # Python warns of functions that were called and never begun.
+        for agent in self.app.agents.values():
+            for actor in list(agent._actors):
+                if inspect.iscoroutine(actor.it):
+                    actor.it.close()
+
+    def _close_stores(self) -> None:
+        tables = self.app.tables
+        for table in tables.values():
             for states in (table.states, table.standbys):
                 for state in states.values():
                     state.close()
-        if self.app.tables._folder is not None:
-            self.app.tables._folder.release()
-        for _, results in self._sinks.values():
-            results.detach()
-        self._snapshot.restore()
-        self._failures.enabled = True
+        if tables._folder is not None:
+            tables._folder.release()
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -407,6 +420,25 @@ class TestDriver:
         """
         self._kill()
         self._start_app()
+
+    @contextmanager
+    def crash_after(self, steps: int) -> Iterator[None]:
+        """Crash in the middle of what is done in the ``with`` block, wherever that is.
+
+        The block ends there, and the app is started again: see :meth:`crash`. If the block
+        is done before, nothing happens. With steps counted up from 0, a test crashes at every
+        place there is: between two agents, in a checkpoint, in a recovery.
+
+        Args:
+            steps: Rounds of the event loop until then.
+        """
+        self._loop.steps_left = steps
+        try:
+            yield
+        except Killed:
+            self.crash()
+        finally:
+            self._loop.steps_left = None
 
     def rebalance(self, without: Collection[int] = ()) -> None:
         """Rebalance the group: all partitions are given up, and all come back but some.

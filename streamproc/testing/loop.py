@@ -30,10 +30,15 @@ TOLERANCE = 1e-9
 Limit = Callable[[], float | None]
 
 
+class Killed(BaseException):
+    """The loop has done the steps that it was given, and whoever runs it is to be killed."""
+
+
 class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type, unused-ignore]
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> Any:
+        self.loop.count_step()
         ready = super().select(0)
         if ready or timeout == 0:
             self.loop.creep()
@@ -57,6 +62,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = 8 * ulp(FIRST_TIME)
         self._limit: Limit = lambda: None
         self._jobs = 0
+        #: Steps until :class:`Killed` is raised out of ``run``; None for never.
+        self.steps_left: int | None = None
         self._outside_until: float | None = None
         #: True while a record is in hand, so that sockets and threads are worth waiting for.
         self.has_work: Callable[[], bool] = lambda: False
@@ -106,6 +113,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         and would wait for the rest for ever.
         """
         self._now += ulp(self._now)
+
+    def count_step(self) -> None:
+        """One round of callbacks is over."""
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                self.steps_left = None
+                raise Killed
 
     # -- sockets and threads
 

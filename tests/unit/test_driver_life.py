@@ -158,6 +158,37 @@ def test_a_record_that_is_being_retried_survives_a_crash():
         assert len(driver.errors) == 1
 
 
+@pytest.mark.parametrize("stores", ["memory", "app"])
+def test_a_crash_at_any_moment_counts_each_record_once(sums, stores):
+    # With the stores of the app each start takes a while: a few places only.
+    for steps in range(80) if stores == "memory" else range(0, 40, 13):
+        with TestDriver(sums.app, partitions=2, stores=stores) as driver:
+            piped = []
+
+            def put(value, driver=driver, piped=piped):
+                piped.append(value)
+                pipe(driver, value)
+
+            put(1)
+            with driver.crash_after(steps):
+                put(2)
+                driver.checkpoint()
+                put(3)
+                driver.checkpoint()
+            put(4)
+            assert driver.table("counts") == dict.fromkeys("ab", len(piped)), steps
+            assert driver.table("sums") == dict.fromkeys("ab", sum(piped)), steps
+
+
+def test_a_block_that_is_done_before_does_not_crash(driver, sums):
+    with driver.crash_after(10_000):
+        pipe(driver, 1)
+    sums.seen.clear()
+    pipe(driver, 2)
+    driver.advance("1h")
+    assert sums.seen == [2, 2]
+
+
 # -- sinks
 
 
