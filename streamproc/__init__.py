@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamproc.sources.reader import KafkaReader
     from streamproc.streams.agent import Agent
     from streamproc.streams.batch import Batch
+    from streamproc.streams.joins import join_tables
     from streamproc.streams.stream import Stream
     from streamproc.streams.topic import Topic
 
@@ -36,6 +37,7 @@ _ORIGINS = {
     "RedisWriter": "streamproc.sinks.writer",
     "Stream": "streamproc.streams.stream",
     "Topic": "streamproc.streams.topic",
+    "join_tables": "streamproc.streams.joins",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Topic",
     "__version__",
     "app",
+    "join_tables",
     "sinks",
 ]
 
