@@ -109,7 +109,7 @@ class TableWindows:
             store,
             table.codec,
             self.window,
-            self.clock is not None and self.clock.is_wall,
+            None if self.clock is None else self.clock.is_wall,
             table.app.table_cache_bytes,
         )
 
@@ -118,9 +118,8 @@ class TableWindows:
     def settle(self, clock: Clock) -> None:
         """A write by ``clock`` is the first: that clock moves the watermark from now on."""
         self.clock = clock
-        if clock.is_wall:
-            for state in self.table.states.values():
-                state.follow_wall()
+        for state in self.table.states.values():
+            state.follow(clock.is_wall)
 
     def cursor(self, clock: Clock, place: Place) -> Cursor | None:
         """Return where the writes of an agent are, by a clock; None if it has no record."""

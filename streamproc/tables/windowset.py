@@ -20,6 +20,9 @@ from streamproc.tables.place import Place, current_place
 from streamproc.tables.windowed import Cursor, TableWindows
 from streamproc.tables.windowvalues import WindowValues
 
+#: More than there are streams that write to a table at a time.
+MOST_CURSORS = 100
+
 
 class WindowWrapper:
     """A table by key, each key with a value for each window.
@@ -91,6 +94,8 @@ class WindowWrapper:
     def _cursor(self, place: Place) -> Cursor | None:
         cursor = self.windows.cursor(self._clock, place)
         if cursor is not None:
+            if len(self._cursors) >= MOST_CURSORS:
+                self._cursors.clear()  # of streams that are gone, too
             self._cursors[place] = cursor
         return cursor
 

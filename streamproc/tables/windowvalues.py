@@ -145,7 +145,7 @@ class WindowValues(PartitionState):
         store: Where it is kept.
         codec: How keys and values are encoded.
         window: The windows.
-        by_wall: Their time is that of the clock on the wall.
+        by_wall: Their time is that of the clock on the wall; None: as it was.
         cache_bytes: About how much memory unchanged entries may take.
     """
 
@@ -155,15 +155,14 @@ class WindowValues(PartitionState):
         store: Store,
         codec: EntryCodec,
         window: Window,
-        by_wall: bool,
+        by_wall: bool | None,
         cache_bytes: int,
     ) -> None:
         super().__init__(partition, store)
         self.codec = codec
         self.window = window
         self.format = f"windows {window.shape}"
-        #: Its time is that of the clock on the wall.
-        self.by_wall = by_wall
+        self._wanted_by_wall = by_wall
         self._cache_bytes = cache_bytes
         #: The watermark up to which windows are closed, or being closed.
         self.closed_to: float = -inf
@@ -184,23 +183,29 @@ class WindowValues(PartitionState):
         """The watermark: of what was kept with the entries, and of what came since."""
         if self._watermark is None:
             extra = self.store.meta.extra
-            self.by_wall = self.by_wall or bool(extra.get("wall"))
+            if self._wanted_by_wall is None:
+                self._wanted_by_wall = bool(extra.get("wall"))
             self._inputs = {name: row for row, name in enumerate(extra.get("inputs", ()))}
             self._watermark = self._make_watermark(extra.get("watermark"))
         return self._watermark
 
     def _make_watermark(self, plain: dict[str, Any] | None) -> Watermark:
-        kind = ClockWatermark if self.by_wall else Watermark
+        kind = ClockWatermark if self._wanted_by_wall else Watermark
         spec, inputs = self.window.spec, max(1, len(self._inputs))
         if plain is None:
             return kind(spec.out_of_orderness, spec.idle_timeout, inputs)
         return kind.from_plain(plain, spec.out_of_orderness, spec.idle_timeout, inputs)
 
-    def follow_wall(self) -> None:
-        """Go on by the clock on the wall."""
-        plain = self.watermark.to_plain()
-        self.by_wall = True
-        self._watermark = self._make_watermark(plain)
+    @property
+    def by_wall(self) -> bool:
+        """True when its time is that of the clock on the wall."""
+        return isinstance(self.watermark, ClockWatermark)
+
+    def follow(self, by_wall: bool) -> None:
+        """Go on by the clock on the wall, or by records."""
+        self._wanted_by_wall = by_wall
+        if by_wall != self.by_wall:
+            self._watermark = self._make_watermark(self.watermark.to_plain())
 
     @property
     def now(self) -> float:
