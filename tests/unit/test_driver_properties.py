@@ -1,5 +1,6 @@
 """Whatever is crashed, stopped and rebalanced in between, tables count each record once."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -20,7 +21,9 @@ LIFE = st.sampled_from(
     [("checkpoint",), ("crash",), ("restart",), ("advance", 0.4), ("advance", 1.5)]
     + [("rebalance", without) for without in ((), (0,), (1, 2), (0, 1, 2))]
 )
-STEPS = st.lists(st.one_of(PIPE, LIFE), max_size=25)
+#: Crash that many rounds of the event loop after more was put in, or after a checkpoint began.
+KILL = st.tuples(st.just("kill"), st.integers(0, 60), st.lists(st.sampled_from(KEYS), max_size=8))
+STEPS = st.lists(st.one_of(PIPE, LIFE, KILL), max_size=25)
 
 
 class Number(streamproc.Record):
@@ -71,17 +74,25 @@ def counting():
 def run(counting, driver, steps):
     """Do the steps; return the numbers that were piped, by key."""
     piped = {key: [] for key in KEYS}
-    number = 0
+    numbers = itertools.count(1)
+
+    def pipe(keys):
+        records = []
+        for key, number in zip(keys, numbers, strict=False):
+            piped[key].append(number)
+            records.append((key, Number(n=number), START))
+            if number % 7 == 0:
+                counting.fails.add(number)
+        driver.topic("numbers").pipe_many(records)
+
     for name, *args in steps:
         if name == "pipe":
-            records = []
-            for key in args[0]:
-                number += 1
-                piped[key].append(number)
-                records.append((key, Number(n=number), START))
-                if number % 7 == 0:
-                    counting.fails.add(number)
-            driver.topic("numbers").pipe_many(records)
+            pipe(*args)
+        elif name == "kill":
+            rounds, keys = args
+            with driver.crash_after(rounds):
+                pipe(keys)
+                driver.checkpoint()
         else:
             getattr(driver, name)(*args)
     return piped
