@@ -79,15 +79,25 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         """Drive an agent that yields: reply to who asked, and pass results to the sinks."""
         sinks = self._batch_sinks
         results: list[Any] = []
+        #: The record that each result is of.
+        places: list[Any] = []
+        stream: Any = None
 
         async def write_results() -> None:
             if results:
-                written = results.copy()
+                written, of = results.copy(), places.copy()
                 results.clear()
+                places.clear()
                 for sink in sinks:
-                    await sink.write(written)
+                    try:
+                        await sink.write(written)
+                    except SinkError as exc:
+                        if not exc.misfits:
+                            raise
+                        for error in exc.misfits:
+                            row = error.row or 0
+                            await stream.reject_result(of[row], written[row], self.name, error)
 
-        stream: Any = None
         async for value in it:
             if stream is None:
                 stream = res.stream.get_active_stream()
@@ -97,6 +107,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
                 await self._maybe_reply(stream.current_event, value)
             if sinks:
                 results.append(value)
+                places.append(stream.place_in_hand)
                 if not stream.reads_batches:
                     await write_results()
             await self._delegate_to_sinks(value)

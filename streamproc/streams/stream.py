@@ -169,6 +169,22 @@ class Stream(OperatorStream):
         """True when the current record may be a request (it has headers)."""
         return self._delivery is None or self._delivery.headers is not None
 
+    @property
+    def place_in_hand(self) -> tuple[Delivery, int] | None:
+        """The record in hand; None where a result isn't of a single one."""
+        delivery = self._delivery
+        return None if delivery is None or self._open else (delivery, self._row)
+
+    async def reject_result(
+        self, place: tuple[Delivery, int] | None, value: Any, stage: str, error: BaseException
+    ) -> None:
+        """Send what an agent made, and no sink can take, to the dead letters."""
+        letters = self.app.dead_letters
+        if place is not None:
+            await letters.send(*place, stage, error)
+            return
+        await letters.send_result(stage, self._place.partition, None, value, stage, error)
+
     def before_done(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Await ``callback`` at the end of each batch, before its records count as done."""
         self._before_done = callback

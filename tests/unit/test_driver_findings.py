@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 import streamproc
 from streamproc.sinks import RedisHash
 from streamproc.testing import TestDriver
@@ -54,10 +52,6 @@ def test_an_agent_that_raises_is_not_waited_for_by_its_own_commit():
         assert driver.now - START < 500
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only the last record of a batch counts as failed when its results do not fit",
-)
 def test_each_result_that_does_not_fit_its_sink_is_a_dead_letter():
     app, numbers = make_app("misfits")
 
