@@ -168,6 +168,10 @@ class MemoryGroup(Service):  # type: ignore[misc]
     def is_at_end(self, tp: TP) -> bool:
         return tp in self._positions and not self.unread([tp])
 
+    async def is_member(self, known: Mapping[TP, int]) -> bool:
+        """Return True: nobody is thrown out of this group."""
+        return True
+
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         broker = self.connection.broker
         tps = [TP(topic, partition) for partition in partitions]
