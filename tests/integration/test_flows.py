@@ -99,6 +99,8 @@ def test_results_go_everywhere(
     start, topic_factory, produce, redis_client, wait_for, consume_all, kafka_client
 ):
     topic = topic_factory(partitions=4)
+    for name in ("totals", "late"):
+        topic_factory(name=f"{topic}-{name}")
     records = [reading(f"s{n % 5}", n, n * 100) for n in range(300)]
     produce(topic, records)
     # Late for its windows, and in time for the session of its sensor.
