@@ -174,7 +174,8 @@ class Checkpoint:
         2. Flush the sinks.
         3. Publish messages that Faust attached to those offsets.
         4. Flush the producer: every record sent is acknowledged.
-        5. Write the tables: to the changelogs, and when those have it to the stores.
+        5. Write the tables: to the changelogs, and when those have it to the stores. Not if
+           the group has given the partitions to others: their state must not be mixed up.
         6. Commit the offsets noted in step 1.
 
         A failure leaves the offsets where they were, so that a restart processes again
@@ -196,6 +197,13 @@ class Checkpoint:
             await app.consumer._handle_attached(offsets)
             await app.producer.flush()
             if flushes:
+                if not await app.consumer.is_member():
+                    logger.warning(
+                        "The group has given the partitions of this worker to others: what it did "
+                        "since its last checkpoint is left to them"
+                    )
+                    app.tables.discard()
+                    return False
                 await app.tables.write(flushes)
         except (SinkError, ProducerError) as exc:
             logger.error("Results are not durable")

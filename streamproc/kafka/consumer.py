@@ -42,6 +42,15 @@ HIGHWATER_TIMEOUT = 2.0
 TOPIC_CHECK_INTERVAL = 2.0
 
 
+#: What a commit raises whose worker isn't, or soon won't be, the partitions' owner.
+REFUSALS = (
+    CommitFailedError,
+    IllegalStateError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The thread that talks to Kafka, so that heartbeats go on while agents compute."""
 
@@ -127,12 +136,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         }
         try:
             await self._ensure_consumer().commit(wanted)
-        except (
-            CommitFailedError,
-            IllegalStateError,
-            RebalanceInProgressError,
-            UnknownMemberIdError,
-        ) as exc:
+        except REFUSALS as exc:
             self.log.info("Offsets were not committed, the group is rebalancing: %s", exc)
             return False
         except KafkaError as exc:
@@ -183,6 +187,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             from_end = self.app.conf.consumer_auto_offset_reset == "latest"
             done |= ends if from_end else await consumer.beginning_offsets(begun)
         return {tp.partition for tp in wanted if done[tp] < ends[tp]}
+
+    async def is_member(self, known: Mapping[TP, int]) -> bool:
+        """Ask the group, by committing ``known`` offsets again, whether it still counts us.
+
+        True as well when the broker doesn't answer.
+        """
+        return bool(await self.call_thread(self._is_member, known))
+
+    async def _is_member(self, known: Mapping[TP, int]) -> bool:
+        offsets = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
+            for tp, offset in known.items()
+        }
+        try:
+            await self._ensure_consumer().commit(offsets)
+        except REFUSALS:
+            return False
+        except KafkaError:
+            return True
+        return True
 
     def topic_partitions(self, topic: str) -> int | None:
         """Return the number of partitions of a topic, or None if it isn't known.
@@ -442,6 +466,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._committed_offset.update(offsets)
         self.app.tables.on_commit(offsets)
         self.app.monitor.on_tp_commit(offsets)
+        return True
+
+    async def is_member(self) -> bool:
+        """False when the group has given the partitions to others, as after a long freeze."""
+        for tp in self.assignment():
+            offset = self.committed_offset(tp)
+            if offset is not None:
+                return await self._thread.is_member({tp: offset})
         return True
 
     def committed_offset(self, tp: TP) -> int | None:

@@ -31,6 +31,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
 
     _folder: InstanceFolder | None = None
     _recovery: Any = None
+    _discarded = False
 
     # -- start and stop
 
@@ -161,7 +162,12 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                 active_appliers[TP(topic, part)] = Applier(table.states[part])
             for part in standby:
                 followers[TP(topic, part)] = Applier(table.standbys[part])
+        self._discarded = False
         return active_appliers, followers
+
+    def discard(self) -> None:
+        """Go back to what the stores have at the rebalance that is to come."""
+        self._discarded = True
 
     def missing_partitions(self) -> list[TP]:
         """Return changelogs that should have been assigned with sources, and were not.
@@ -195,7 +201,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             open_states.pop(partition).close()
         for state in open_states.values():
             # What no checkpoint took before the rebalance is processed again.
-            if state.is_ahead:
+            if state.is_ahead or self._discarded:
                 state.roll_back()
         for partition in (active | standby) - set(open_states):
             store = self.new_store(table, partition)

@@ -129,6 +129,37 @@ def test_workers_that_are_killed_count_exactly(
     wait_for(lambda: contents(results) == expected, 20, lambda: difference(results, expected))
 
 
+def test_a_worker_that_froze_does_not_disturb_who_took_over(
+    worker, tmp_path, topic_factory, produce, kafka_client, wait_for
+):
+    topic = topic_factory(partitions=8)
+    app_id = f"app-{topic}"
+    results = tmp_path / "results"
+    results.touch()
+    env = {"APP_ID": app_id, "TOPIC": topic, "RESULTS": str(results)}
+    env |= {"TABLES": str(tmp_path / "tables"), "STANDBYS": "0"}
+    feed = Feed(produce, topic)
+    feed.start()
+    first, second = worker(APP, env=env), worker(None, env=env)
+    first.wait_ready(60)
+    second.wait_ready(60)
+    for frozen in (first, second):
+        time.sleep(3)
+        frozen.pause()
+        time.sleep(16)
+        frozen.resume()
+    time.sleep(2)
+    feed.finish()
+    wait_for(
+        lambda: kafka_client.total_committed(app_id, topic) == feed.sent,
+        90,
+        lambda: f"{feed.sent} committed, there are {kafka_client.committed(app_id, topic)}",
+    )
+    (tmp_path / "results.ask").touch()
+    expected = {"counts": dict(feed.counts), "sums": dict(feed.sums)}
+    wait_for(lambda: contents(results) == expected, 20, lambda: difference(results, expected))
+
+
 def difference(results, expected):
     found = contents(results)
     return {
