@@ -73,6 +73,10 @@ class MemoryGroup(Service):  # type: ignore[misc]
         # It returns before the group has rebalanced, as with a broker.
         self.add_future(self.rebalance())
 
+    async def rejoin(self) -> None:
+        """Let the group rebalance, with what topics there are now."""
+        self.add_future(self.rebalance())
+
     @property
     def is_settled(self) -> bool:
         """True when no rebalance is under way."""
