@@ -38,6 +38,7 @@ class AsofJoin(TimedStep):
     """Gives ``(left, right)`` for each left record, in the order of their times."""
 
     ticks = True
+    ticks_busy = True
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ from streamproc.streams.steps import (
     Step,
     picker,
 )
+from streamproc.streams.timing import Inputs
 from streamproc.streams.windowing import AggregateStep, WindowStep
 from streamproc.tables.windowtable import AccumulatorTable, WindowTable
 from streamproc.windows import WindowSpec
@@ -57,42 +58,51 @@ class Flow(StateOperators):
         source: Source,
         nodes: list[Node],
         value_type: Any = None,
-        inputs: int | None = None,
+        inputs: Inputs | None = None,
+        key_type: Any = None,
     ) -> None:
         self.app = app
         self._source = source
         self._nodes = nodes
-        #: How many inputs its rows are told apart by; None: those of the source.
-        self._inputs = inputs
+        self._inputs = inputs or Inputs(source)
+        #: Type of the keys, where it is known.
+        self.key_type = key_type
         #: Type of the values, where it is known.
         self.value_type = value_type
 
     @classmethod
     def of(cls, app: Any, topic: Any, name: str | None = None) -> Flow:
         """Return the flow of a topic's records."""
-        taken = {source.name for source in app.flows}
-        base = name or f"flow-{topic.get_topic_name()}"
-        number = 2
-        unique = base
-        while unique in taken:
-            unique, number = f"{base}-{number}", number + 1
-        source = Source(app, topic, unique)
-        return cls(app, source, [source], topic.value_type)
+        source = Source(app, topic, _free_name(app, name or f"flow-{topic.get_topic_name()}"))
+        return cls(app, source, [source], topic.value_type, key_type=topic.key_type or bytes)
 
     @property
     def name(self) -> str:
         """Name of the flow, of its agent, and the beginning of its tables' names."""
         return str(self._source.name)
 
-    def _then(self, step: Step, value_type: Any = None, inputs: int | None = None) -> Flow:
+    def _then(
+        self, step: Step, value_type: Any = None, inputs: int | None = None, rekeys: bool = False
+    ) -> Flow:
+        """Return what comes after a step.
+
+        Args:
+            step: The step.
+            value_type: Type of the values that it gives.
+            inputs: How many inputs their rows are told apart by; None: those of before.
+            rekeys: Whether keys may be others than before.
+        """
         first, *others = self._nodes
         node = first.add(step)
         for other in others:
             other.join(node)
-        return Flow(self.app, self._source, [node], value_type, inputs or self._inputs)
+        after = Inputs(self._source, inputs) if inputs else self._inputs
+        key_type = None if rekeys else self.key_type
+        return Flow(self.app, self._source, [node], value_type, after, key_type)
 
     def _and(self, other: Flow) -> Flow:
-        return Flow(self.app, self._source, self._nodes + other._nodes)
+        key_type = self.key_type if self.key_type == other.key_type else None
+        return Flow(self.app, self._source, self._nodes + other._nodes, key_type=key_type)
 
     def _step_name(self, kind: str, function: Any = None) -> str:
         label = getattr(function, "__name__", "")
@@ -141,12 +151,20 @@ class Flow(StateOperators):
         Their partitions are taken together as they are: the topics need as many partitions
         as each other if something keyed follows.
         """
+        flows = self, *others
         nodes = [
             node.add(Merge("merge", number))
-            for number, flow in enumerate((self, *others))
-            for node in flow._nodes
+            for number, node in enumerate(node for flow in flows for node in flow._nodes)
         ]
-        merged = Flow(self.app, self._source, nodes, self.value_type, len(nodes))
+        key_types = {flow.key_type for flow in flows}
+        merged = Flow(
+            self.app,
+            self._source,
+            nodes,
+            self.value_type,
+            Inputs(self._source, len(nodes), tuple(node.sources for node in nodes)),
+            key_types.pop() if len(key_types) == 1 else None,
+        )
         return merged._then(Peek("merge", lambda value: None), self.value_type)
 
     # -- keys
@@ -165,11 +183,12 @@ class Flow(StateOperators):
         """
         pick = picker(key)
         label = key if isinstance(key, str) else getattr(key, "__name__", "key").strip("<>")
-        rekeyed = self._then(Rekey(f"key_by {label}", pick), self.value_type)
+        rekeyed = self._then(Rekey(f"key_by {label}", pick), self.value_type, rekeys=True)
         if not repartition:
             return rekeyed
         declared = value_type or self.value_type
-        topic_name = f"{self.app.conf.id}-{self.name}-by-{label}"
+        name = _free_name(self.app, f"{self.name}-by-{label}")
+        topic_name = f"{self.app.conf.id}-{name}"
         topic = self.app.topic(
             topic_name,
             internal=True,
@@ -182,8 +201,9 @@ class Flow(StateOperators):
             "Flow %s: key_by %s repartitions through topic %s", self.name, label, topic_name
         )
         rekeyed._then(Emit("repartition", Repartition(topic)), declared)
-        flow = Flow.of(self.app, topic, f"{self.name}-by-{label}")
+        flow = Flow.of(self.app, topic, name)
         flow._source.upstream = self._source
+        flow.key_type = None
         return flow
 
     # -- state
@@ -219,9 +239,11 @@ class Flow(StateOperators):
             program=program,
             beacon=self.app.tables.beacon,
             source=self._source,
+            key_type=self.key_type,
         )
         self.app.tables.add(table)
-        return self._then(AggregateStep(table.name, table))
+        step = AggregateStep(table.name, table)
+        return self._then(step, step.result_type)
 
     # -- ends
 
@@ -236,6 +258,15 @@ class Flow(StateOperators):
                 )
             self._then(Emit("to", target), self.value_type)
         return self
+
+
+def _free_name(app: Any, base: str) -> str:
+    """Return a name that no flow has yet."""
+    taken = {source.name for source in app.flows}
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name
 
 
 #: What tables, topics and sinks have, by which they are known.
@@ -275,7 +306,9 @@ class WindowedFlow:
             program=program,
             beacon=flow.app.tables.beacon,
             source=flow._source,
-            inputs=flow._inputs,
+            key_type=flow.key_type,
+            inputs=flow._inputs.fixed,
         )
         flow.app.tables.add(table)
-        return flow._then(WindowStep(table.name, table), inputs=1)
+        step = WindowStep(table.name, table, flow._inputs)
+        return flow._then(step, step.result_type, inputs=1)

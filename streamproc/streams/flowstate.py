@@ -43,11 +43,8 @@ class StateOperators:
     _nodes: list[Any]
     _then: Callable[..., Flow]
     _table_name: Callable[[str | None, str], str]
-    _inputs: int | None
-
-    @property
-    def _told_apart_by(self) -> Inputs:
-        return Inputs(self._source, self._inputs)
+    key_type: Any
+    _inputs: Inputs
 
     def _timed_table(self, name: str | None, kind: str, **options: Any) -> TimedTable:
         table = TimedTable(
@@ -55,6 +52,7 @@ class StateOperators:
             name=self._table_name(name, kind),
             beacon=self.app.tables.beacon,
             source=self._source,
+            key_type=self.key_type,
             **options,
         )
         self.app.tables.add(table)
@@ -89,12 +87,10 @@ class StateOperators:
         """
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "deduplicate", form=PASSED, watermarks=timing.watermarks(self._told_apart_by)
+            name, "deduplicate", form=PASSED, watermarks=timing.watermarks(self._inputs)
         )
         pick = None if key is None else picker(key)
-        step = Deduplicate(
-            table.name, table, self._told_apart_by, _positive("within", within), pick
-        )
+        step = Deduplicate(table.name, table, self._inputs, _positive("within", within), pick)
         return self._then(step, self.value_type)
 
     def throttle(
@@ -124,11 +120,9 @@ class StateOperators:
             raise ConfigurationError(f"throttle({limit}) would let nothing pass")
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "throttle", form=COUNTED, watermarks=timing.watermarks(self._told_apart_by)
+            name, "throttle", form=COUNTED, watermarks=timing.watermarks(self._inputs)
         )
-        step = Throttle(
-            table.name, table, self._told_apart_by, limit, _positive("per", per), by_key
-        )
+        step = Throttle(table.name, table, self._inputs, limit, _positive("per", per), by_key)
         return self._then(step, self.value_type)
 
     # -- own logic
@@ -163,10 +157,10 @@ class StateOperators:
         form, make = state_form(state)
         timing = Timing.of(out_of_orderness, idle_timeout)
         table = self._timed_table(
-            name, "stateful", form=form, watermarks=timing.watermarks(self._told_apart_by)
+            name, "stateful", form=form, watermarks=timing.watermarks(self._inputs)
         )
-        step = Stateful(table.name, table, self._told_apart_by, function, on_timer, make)
-        return self._then(step, value_type, inputs=1)
+        step = Stateful(table.name, table, self._inputs, function, on_timer, make)
+        return self._then(step, value_type, inputs=1, rekeys=True)
 
     # -- joins
 
@@ -354,7 +348,7 @@ class StateOperators:
             )
         if other.app is not self.app:
             raise ConfigurationError("Flows of two apps can't be joined")
-        return TwoInputs(self._told_apart_by, other._told_apart_by, _sources(self), _sources(other))
+        return TwoInputs(self._inputs, other._inputs, _sources(self), _sources(other))
 
     def _meet(self, other: Any, step: Step, inputs: TwoInputs) -> Flow:
         mine = self._then(Inlet(step.name, lambda: 0))

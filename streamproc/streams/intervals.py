@@ -69,6 +69,7 @@ class IntervalJoin(TimedStep):
     """Gives ``(left, right)`` for each match, and with None what has no match."""
 
     ticks = True
+    ticks_busy = True
 
     def __init__(
         self,

@@ -33,6 +33,11 @@ class _Limit(TimedStep):
         """True where an input that is silent would hold the others' time back."""
         return self._inputs() > 1
 
+    @property
+    def ticks_busy(self) -> bool:  # type: ignore[override]
+        """True where inputs come from several sources."""
+        return bool(self._inputs.sources)
+
     def tick(self, task: Task) -> Rows | None:
         state = self.table.states.get(task.partition)
         if state is None:

@@ -177,6 +177,7 @@ class Stateful(TimedStep):
         make: Callable[[], Any] | None,
     ) -> None:
         super().__init__(name, table)
+        self.ticks_busy = bool(inputs.sources)
         self._inputs = inputs
         self._function = function
         self._on_timer = on_timer

@@ -20,10 +20,12 @@ class Inputs:
     Attributes:
         source: Where the rows come from.
         fixed: How many inputs there are; None: those of the source.
+        sources: Where the rows of each come from, if that isn't the same for all.
     """
 
     source: Any
     fixed: int | None = None
+    sources: tuple[frozenset[Any], ...] = ()
 
     def __call__(self) -> int:
         """Return how many there are; known once the app has started."""
@@ -33,6 +35,10 @@ class Inputs:
         """Return those that aren't idle although nothing comes from them."""
         if task.is_delayed:
             return range(self())
+        if self.sources:
+            return [
+                input for input, sources in enumerate(self.sources) if not sources <= task.quiet
+            ]
         return task.behind if self.fixed is None and task.source is self.source else ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
@@ -12,6 +11,7 @@ from streamproc.errors import AggregateError, ConfigurationError
 from streamproc.records.record import Record
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import Step, Task, reject_failed
+from streamproc.streams.timing import Inputs
 from streamproc.tables.windowtable import AccumulatorTable, WindowTable
 from streamproc.windows.state import Output
 
@@ -56,12 +56,14 @@ class WindowStep(Step):
 
     ticks = True
 
-    def __init__(self, name: str, table: WindowTable) -> None:
+    def __init__(self, name: str, table: WindowTable, inputs: Inputs) -> None:
         self.name = name
         self.table = table
+        self.ticks_busy = bool(inputs.sources)
+        self._inputs = inputs
         self._program = table.program
         self._by_clock = table.spec.time == "processing"
-        self._result = result_type(table.program, windowed=True)
+        self.result_type = result_type(table.program, windowed=True)
         #: Records too late for all their windows, since the start.
         self.late_total = 0
 
@@ -82,22 +84,16 @@ class WindowStep(Step):
         if state is None:
             return None
         now = self._now(task)
-        for input in self._awake(task):
+        for input in self._inputs.awake(task):
             state.operator.watermark.touch(input, now)
         return self._results(state.tick(now))
-
-    def _awake(self, task: Task) -> Iterable[int]:
-        """Return the inputs that aren't idle although nothing comes from them."""
-        if task.is_delayed:
-            return range(self.table.inputs)
-        return task.behind if self.table.follows_upstream else ()
 
     def _now(self, task: Task) -> float:
         return task.wall if self._by_clock else task.now
 
     def _results(self, output: Output) -> Rows:
         found = output.updates or output.finals
-        make, result = self._result, self._program.result
+        make, result = self.result_type, self._program.result
         return Rows(
             [key for key, *_ in found],
             [
@@ -120,7 +116,7 @@ class AggregateStep(Step):
         self.name = name
         self.table = table
         self._program = table.program
-        self._result = result_type(table.program, windowed=False)
+        self.result_type = result_type(table.program, windowed=False)
 
     def process(self, rows: Rows, task: Task) -> Rows:
         state = self.table.states[task.partition]
@@ -150,5 +146,5 @@ class AggregateStep(Step):
         last = dict(zip(rows.keys, range(len(rows)), strict=True))
         state.dirty.update(dict.fromkeys(last))
         changed = rows.pick(list(last.values()))
-        make, result, cache = self._result, program.result, state.cache
+        make, result, cache = self.result_type, program.result, state.cache
         return changed.with_values([make(key=key, **result(cache[key])) for key in last])

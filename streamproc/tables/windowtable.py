@@ -51,11 +51,6 @@ class WindowTable(Table):
         """Number of inputs of the watermark: merged streams, or upstream partitions."""
         return int(self.source.inputs) if self._inputs is None else self._inputs
 
-    @property
-    def follows_upstream(self) -> bool:
-        """True when the inputs of the watermark are upstream partitions."""
-        return self._inputs is None and self.source.upstream is not None
-
     def new_state(self, partition: int, store: Store) -> WindowedState:
         kind = AlignedWindows if isinstance(self.spec, AlignedSpec) else KeyedWindows
         return kind(
