@@ -112,6 +112,7 @@ class Project:
             "value_serializer": settings.serialization,
             "broker_commit_interval": settings.commit_interval,
             "broker_session_timeout": settings.session_timeout,
+            "group_instance_id": settings.group_instance_id,
             "broker_heartbeat_interval": min(3.0, settings.session_timeout / 3),
             "consumer_auto_offset_reset": "earliest",
             "topic_partitions": settings.partitions,

@@ -134,6 +134,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Positive,
         Meta(description="Seconds without a sign of life after which a worker counts as dead."),
     ] = 10.0
+    group_instance_id: Annotated[
+        str | None,
+        Meta(
+            description="Name of this worker that stays when it restarts, and that no other has: "
+            "a restart within `session_timeout` then costs the others no rebalance."
+        ),
+    ] = None
     web_host: Annotated[str, Meta(description="Address that the worker's web page listens on.")] = (
         "127.0.0.1"
     )
