@@ -97,6 +97,7 @@ class TestDriver:
         try:
             if error is None and not self.app.crashed:
                 self._await(self.app.stop())
+                self._check_crashed()
         finally:
             self._tear_down()
         if error is None:
@@ -236,15 +237,18 @@ class TestDriver:
         with self._clock.replaced():
             self._loop.run(limit)
         self._loop.jump(target)
-        if self.app.crashed:
-            reason = self.app.crash_reason
-            self._failures.read()
-            raise DriverError(f"The app stopped itself: {reason!r}") from reason
+        self._check_crashed()
         if self._loop.time() >= until - 1.0 and self._work.is_left:
             raise DriverError(
                 f"Records are not done after {PATIENCE:.0f} s of virtual time: "
                 f"{self._work.describe()}"
             )
+
+    def _check_crashed(self) -> None:
+        if self.app.crashed:
+            reason = self.app.crash_reason
+            self._failures.read()
+            raise DriverError(f"The app stopped itself: {reason!r}") from reason
 
     def _check_unread(self) -> None:
         unseen = self._failures.unseen

@@ -396,6 +396,34 @@ def test_an_app_that_stops_itself_is_told():
         driver.advance(0.5)
 
 
+def unencodable():
+    app = streamproc.App("unencodable", broker="kafka://nowhere")
+    topic = app.topic("numbers", value_type=int)
+    counts = app.Table("counts", key_type=str, value_type=int, default=int)
+
+    @app.agent(topic)
+    async def count(stream):
+        async for _ in stream:
+            counts["all"] = object()
+
+    return app
+
+
+def test_a_checkpoint_that_fails_is_told():
+    with TestDriver(unencodable(), partitions=1) as driver:
+        driver.topic("numbers").pipe(None, 1)
+        with pytest.raises(streamproc.errors.StreamprocError, match="object"):
+            driver.checkpoint()
+
+
+def test_a_last_checkpoint_that_fails_is_told():
+    with (
+        pytest.raises(streamproc.errors.StreamprocError, match="object"),
+        TestDriver(unencodable(), partitions=1) as driver,
+    ):
+        driver.topic("numbers").pipe(None, 1)
+
+
 def test_records_that_are_never_done_are_told():
     app = streamproc.App("hanging", broker="kafka://nowhere")
     topic = app.topic("numbers", value_type=int)
