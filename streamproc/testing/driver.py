@@ -110,6 +110,7 @@ class TestDriver:
         self._loop = VirtualLoop()
         self._clock = Clock(self._loop, self._start_time)
         self._failures = self._exit.enter_context(Failures())
+        self._loop.set_exception_handler(self._failures.on_loop_error)
         self._folder = Path(tempfile.mkdtemp(prefix="streamproc-test-"))
         self._broker = MemoryBroker(self._partitions_of, lambda: self._clock.milliseconds)
         if not isinstance(self._partitions, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -35,6 +36,13 @@ class Failures(logging.Handler):
         error = entry.exc_info[1] if entry.exc_info else None
         if self.enabled and isinstance(error, Exception):
             self.add(error)
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Keep what a callback raised, or a task that nobody awaited."""
+        error = context.get("exception")
+        if self.enabled and isinstance(error, Exception):
+            self.add(error)
+            loop.default_exception_handler(context)
 
     def add(self, error: BaseException) -> None:
         """Keep an exception, once."""

@@ -396,6 +396,25 @@ def test_an_app_that_stops_itself_is_told():
         driver.advance(0.5)
 
 
+def test_a_task_that_nobody_awaits_fails_the_test():
+    app = streamproc.App("spawning", broker="kafka://nowhere")
+    topic = app.topic("numbers", value_type=int)
+
+    async def fail(value):
+        raise ValueError(value)
+
+    @app.agent(topic)
+    async def spawn(stream):
+        async for value in stream:
+            asyncio.create_task(fail(value))  # noqa: RUF006
+
+    with (
+        pytest.raises(DriverError, match=r"The app raised ValueError\(7\)"),
+        TestDriver(app, partitions=1) as driver,
+    ):
+        driver.topic("numbers").pipe(None, 7)
+
+
 def unencodable():
     app = streamproc.App("unencodable", broker="kafka://nowhere")
     topic = app.topic("numbers", value_type=int)
