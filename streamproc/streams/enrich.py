@@ -151,7 +151,8 @@ class Enrich(AsyncStep):
 
     async def _find(self, keys: set[Any]) -> tuple[dict[Any, Any], dict[Any, BaseException]]:
         """Return what is found, None where nothing is, and why look-ups failed."""
-        found = self._cache.find(keys, monotonic())
+        now = asyncio.get_running_loop().time()
+        found = self._cache.find(keys, now)
         unknown = [key for key in keys if key not in found]
         failed: dict[Any, BaseException] = {}
         if not unknown:
@@ -168,7 +169,7 @@ class Enrich(AsyncStep):
             for key, error in bad.items():
                 del result[key]
                 failed[key] = LookUpFailed(f"{self.name} of {key!r} failed: {error}")
-            self._cache.keep(result, monotonic())
+            self._cache.keep(result, now)
             found.update(result)
         if failed and self._on_error == "fail":
             raise next(iter(failed.values()))

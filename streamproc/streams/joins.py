@@ -30,10 +30,11 @@ def look_up_in(table: Any) -> LookUp:
     """
     if isinstance(table, JoinedTables):
         return table.values_of
-    if isinstance(table, WindowTable) or not isinstance(table, Table):
+    has_windows = isinstance(table, WindowTable) or getattr(table, "windows", None) is not None
+    if has_windows or not isinstance(table, Table):
         raise ConfigurationError(
-            f"{table!r} can't be joined: use a Table, a GlobalTable, join_tables(...), or "
-            "interval_join() and asof_join() for another flow"
+            f"{table!r} can't be joined: use a Table without windows, a GlobalTable, "
+            "join_tables(...), or interval_join() and asof_join() for another flow"
         )
     if table.is_replicated:
         return _in_all_partitions(table)

@@ -384,6 +384,13 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: partitions {sorted(self.states)}>"
 
+    def _join(self, join_strategy: Any) -> Any:
+        """Say what to use: Faust names joins of tables, and has none."""
+        raise ConfigurationError(
+            f"Table {self.name!r} is joined with a flow by app.stream(topic).join(table), and with "
+            "another table by streamproc.join_tables(left, right)"
+        )
+
     # -- what Faust asks of a table
 
     def persisted_offset(self, tp: Any) -> int | None:

@@ -163,6 +163,31 @@ def test_how_is_checked(app, how):
             join()
 
 
+def test_a_flow_can_be_joined_with_another_part_of_itself(app):
+    flow, results = orders_of(app), []
+    small, large = flow.branch(lambda order: order.amount < 10)
+    small.interval_join(large, how="outer").to(results.append)
+    with TestDriver(app) as driver:
+        driver.topic("orders").pipe_many(
+            [("k", Order("p", amount), amount * 100) for amount in (1, 20, 2, 90)]
+        )
+        driver.advance("60s")
+    amounts = [tuple(each and each.amount for each in pair) for pair in results]
+    assert Counter(amounts) == Counter([(1, 20), (2, 20), (None, 90)])
+
+
+def test_entries_that_have_expired_are_not_found(app):
+    table, results = app.Table("products", key_type=str, value_type=Product, ttl="10s"), []
+    products_in(app, table)
+    orders_of(app).join(table, "left", lambda order, product: product).to(results.append)
+    with TestDriver(app, partitions=1) as driver:
+        driver.topic("products").pipe("p1", Product("tea"), timestamp=0)
+        driver.topic("orders").pipe("p1", Order("p1"), timestamp=1000)
+        driver.topic("products").pipe("p2", Product("jam"), timestamp=60_000)
+        driver.topic("orders").pipe("p1", Order("p1"), timestamp=61_000)
+    assert results == [Product("tea"), None]
+
+
 def test_what_is_not_a_table_or_flow_is_refused(app):
     flow = orders_of(app)
     with pytest.raises(ConfigurationError, match="interval_join"):
@@ -171,6 +196,14 @@ def test_what_is_not_a_table_or_flow_is_refused(app):
         flow.interval_join(app.Table("products"))
     with pytest.raises(ConfigurationError, match="on= needs a GlobalTable"):
         flow.join(app.Table("others"), on="product")
+    for table in (
+        app.Table("hours").tumbling(3600),
+        app.Table("days", window=faust.TumblingWindow(86400)),
+    ):
+        with pytest.raises(ConfigurationError, match="without windows"):
+            flow.join(table)
+    with pytest.raises(ConfigurationError, match="join_tables"):
+        app.Table("names").join(Order.product)
     other = faust.App("other", broker="kafka://localhost:1")
     with pytest.raises(ConfigurationError, match="two apps"):
         flow.interval_join(orders_of(other))
