@@ -98,10 +98,7 @@ class WindowStep(Step):
             [key for key, *_ in found],
             [
                 make(
-                    key=key,
-                    window_start=_as_datetime(start),
-                    window_end=_as_datetime(end),
-                    **result(acc, (start, end)),
+                    key, _as_datetime(start), _as_datetime(end), *result(acc, (start, end)).values()
                 )
                 for key, start, end, acc in found
             ],
@@ -147,4 +144,4 @@ class AggregateStep(Step):
         state.dirty.update(dict.fromkeys(last))
         changed = rows.pick(list(last.values()))
         make, result, cache = self.result_type, program.result, state.cache
-        return changed.with_values([make(key=key, **result(cache[key])) for key in last])
+        return changed.with_values([make(key, *result(cache[key]).values()) for key in last])

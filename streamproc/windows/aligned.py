@@ -47,12 +47,19 @@ class AlignedOperator(WindowOperator):
                 self._update(start, keys, values, timestamps, output)
             return
         groups = self._spec.group(timestamps)
-        if min(groups) + self._reach <= bound:
+        if min(groups) + self._reach <= bound and not self._is_in_order(groups):
             groups = self._without_late(groups, timestamps, bound, input, output)
         for start, rows in groups.items():
             self._update(
                 start, pick(keys, rows), pick(values, rows), pick(timestamps, rows), output, rows
             )
+
+    def _is_in_order(self, groups: Mapping[int, Sequence[int]]) -> bool:
+        """True when no row is late, because each window's come before those of later ones."""
+        start = min(groups)
+        watermark = self.watermark.current
+        is_open = watermark is None or start + self._reach > watermark
+        return is_open and isinstance(groups[start], range)
 
     def _without_late(
         self,

@@ -88,7 +88,7 @@ EVERYWHERE = """
     )
     (
         app.stream(topic)
-        .window(session("4s", idle_timeout="2s", late=lists))
+        .window(session("2s", idle_timeout="2s", late=lists))
         .aggregate(n=Count(), total=Sum("n"))
         .to(RedisHash("session:{key}:{window_start:%M%S}", fields=["n", "total"]))
     )

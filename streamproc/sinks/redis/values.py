@@ -118,6 +118,8 @@ def as_mapping(value: Any) -> dict[str, Any]:
 def pick(value: Any, name: str) -> Any:
     """Return the field ``name`` of a value; the name "value" is a plain value itself."""
     try:
+        if isinstance(value, msgspec.Struct):
+            return getattr(value, name)
         return value[name] if isinstance(value, Mapping) else getattr(value, name)
     except (KeyError, AttributeError):
         if name == "value" and not field_names(value):
