@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import shutil
-import tempfile
-import warnings
-from collections.abc import Collection, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-
-from faust.exceptions import AlreadyConfiguredWarning
 
 from streamproc.errors import DriverError
 from streamproc.records.durations import Duration, duration
-from streamproc.tables.stores import MemoryStore
 from streamproc.tables.windowset import WindowWrapper
-from streamproc.testing.broker import MemoryBroker
-from streamproc.testing.clock import Clock
 from streamproc.testing.declared import declared_topic
-from streamproc.testing.failures import Failures
-from streamproc.testing.loop import Killed, VirtualLoop
+from streamproc.testing.loop import Killed
 from streamproc.testing.records import Coder, DeadLetter, InputTopic, OutputTopic, Time, time_of
+from streamproc.testing.run import AppRun
 from streamproc.testing.sinks import SinkResults
-from streamproc.testing.snapshot import Snapshot
 from streamproc.testing.tables import TableView
-from streamproc.testing.transport import (
-    Connection,
-    MemoryChangelogs,
-    MemoryTransport,
-)
-from streamproc.testing.work import Work
-
-#: Virtual seconds that records may take before the driver gives up on them.
-PATIENCE = 3600.0
 
 
 class TestDriver:
@@ -77,7 +56,6 @@ class TestDriver:
         self._partitions = partitions
         self._start_time = time_of(start_time)
         self._stores = stores
-        self._exit = ExitStack()
         self._outputs: dict[str, OutputTopic] = {}
         self._sinks: dict[int, tuple[Any, SinkResults]] = {}
         self._letters_read = 0
@@ -85,174 +63,42 @@ class TestDriver:
     # -- life
 
     def __enter__(self) -> TestDriver:
+        app = self.app
+        if app.started:
+            raise DriverError(f"App {app.conf.id!r} is running already: end its other driver")
+        self._run = run = AppRun(
+            app,
+            start_time=self._start_time,
+            partitions_of=self._partitions_of,
+            in_memory=self._stores == "memory",
+        )
+        run.open_sink, run.on_kill = self._open_sink, self._leave_sinks
+        self._broker = run.broker
         try:
-            self._set_up()
-            self._start_app()
+            for topic in () if isinstance(self._partitions, int) else self._partitions:
+                self._broker.create(topic)
+            run.start()
         except BaseException:
-            self._tear_down()
+            run.close()
             raise
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             if error is None and not self.app.crashed:
-                self._await(self.app.stop())
-                self._check_crashed()
+                self._run.wait_for(self.app.stop())
+                self._run.check_crashed()
         finally:
-            self._tear_down()
+            self._run.close()
         if error is None:
             self._check_unread()
-
-    def _set_up(self) -> None:
-        app = self.app
-        if app.started:
-            raise DriverError(f"App {app.conf.id!r} is running already: end its other driver")
-        self._loop = VirtualLoop()
-        self._clock = Clock(self._loop, self._start_time)
-        self._failures = self._exit.enter_context(Failures())
-        self._loop.set_exception_handler(self._failures.on_loop_error)
-        self._folder = Path(tempfile.mkdtemp(prefix="streamproc-test-"))
-        self._broker = MemoryBroker(self._partitions_of, lambda: self._clock.milliseconds)
-        if not isinstance(self._partitions, int):
-            for topic in self._partitions:
-                self._broker.create(topic)
-        app.finalize()
-        self._snapshot = Snapshot(app)
-        self._work = Work(app)
-
-    def _tear_down(self) -> None:
-        if hasattr(self, "_work"):
-            self._kill()
-        if hasattr(self, "_folder"):
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if hasattr(self, "_loop"):
-            self._loop.close()
-        self._exit.close()
 
     def _partitions_of(self, topic: str) -> int:
         partitions = self._partitions
         return partitions if isinstance(partitions, int) else partitions.get(topic, 4)
 
-    # -- starting the app, and killing it
-
-    def _start_app(self) -> None:
-        now = self._clock.milliseconds
-        self._connection = Connection(self._broker)
-        self._clock.cover(self._user_modules())
-        self._await(self._wire_and_start())
-        self._settle()
-        # What the start took doesn't count: tests begin at the time they asked for.
-        self._clock.start_at(now)
-
-    async def _wire_and_start(self) -> None:
-        app = self.app
-        self._snapshot.unbind()
-        self._loop.has_work = lambda: self._work.is_left
-        app.transport = MemoryTransport(app.conf.broker_consumer, app, self._connection)
-        app.producer_transport = app.transport
-        app.boot_strategy.enable_web = False
-        app.boot_strategy.enable_sensors = False  # the monitor samples each second
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
-            app.conf.datadir = self._folder
-            app.conf.topic_partitions = self._partitions_of("")
-        app.tables.recovery.reader = MemoryChangelogs(self._connection)
-        if self._stores == "memory":
-            app.tables.new_store = lambda table, partition: MemoryStore()
-        app.open_sink = self._open_sink
-        for agent in app.agents.values():
-            for topic in agent.get_topic_names():
-                self._broker.create(topic)
-        await app.start()
-
-    def _user_modules(self) -> set[str]:
-        app = self.app
-        functions = [*(agent.fun for agent in app.agents.values()), *app._app_tasks]
-        return {function.__module__ for function in functions if function.__module__}
-
-    def _kill(self) -> None:
-        """End the app as a kill -9 does, and set it back to what it was before its start."""
-        self._failures.enabled = False
-        self._connection.cut()
-        with self._quiet():
-            self._loop.kill_tasks()
-            self._close_actors()
-            self._close_stores()
-            for _, results in self._sinks.values():
-                results.detach()
-            self._snapshot.restore()
-        self._failures.enabled = True
-
-    def _close_actors(self) -> None:
-        # Python warns of functions that were called and never begun.
-        for agent in self.app.agents.values():
-            for actor in list(agent._actors):
-                if inspect.iscoroutine(actor.it):
-                    actor.it.close()
-
-    def _close_stores(self) -> None:
-        tables = self.app.tables
-        for table in tables.values():
-            for states in (table.states, table.standbys):
-                for state in states.values():
-                    state.close()
-        if tables._folder is not None:
-            tables._folder.release()
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        # Tasks that are cancelled from outside complain.
-        level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(level)
-
-    # -- running
-
-    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run until ``coroutine`` is done; timers fire as needed."""
-        task = self._loop.create_task(coroutine)
-        task.add_done_callback(lambda _: self._loop.stop())
-        until = self._loop.time() + PATIENCE
-        with self._clock.replaced():
-            self._loop.run(lambda: until)
-        if not task.done():
-            task.cancel()
-            raise DriverError(
-                f"The app hangs: {task.get_coro()!r} did not end. {self._work.describe()}"
-            ) from self.app.crash_reason
-        return task.result()
-
-    def _settle(self, target: float = 0.0) -> None:
-        """Run until the app has nothing left to do, and it is ``target`` at least."""
-        until = max(target, self._loop.time()) + PATIENCE
-
-        def limit() -> float | None:
-            if self.app.crashed:
-                return None
-            self.app.consumer.note_uncommitted()
-            return until if self._work.is_left else target or None
-
-        with self._clock.replaced():
-            self._loop.run(limit)
-        self._loop.jump(target)
-        self._check_crashed()
-        if self._loop.time() >= until - 1.0 and self._work.is_left:
-            raise DriverError(
-                f"Records are not done after {PATIENCE:.0f} s of virtual time: "
-                f"{self._work.describe()}"
-            )
-
-    def _check_crashed(self) -> None:
-        if self.app.crashed:
-            reason = self.app.crash_reason
-            self._failures.read()
-            raise DriverError(f"The app stopped itself: {reason!r}") from reason
-
     def _check_unread(self) -> None:
-        unseen = self._failures.unseen
+        unseen = self._run.failures.unseen
         if unseen:
             raise DriverError(
                 f"The app raised {unseen[-1]!r}"
@@ -273,7 +119,7 @@ class TestDriver:
     @property
     def now(self) -> int:
         """Wall-clock time of the app, in milliseconds since 1970."""
-        return self._clock.milliseconds
+        return self._run.clock.milliseconds
 
     def advance(self, by: Duration) -> None:
         """Let virtual time pass; timers fire, each at its time, and all they cause is done.
@@ -281,7 +127,7 @@ class TestDriver:
         Args:
             by: A timedelta, a number of seconds, or a text such as "10s" or "1h30m".
         """
-        self._settle(self._loop.time() + duration(by) / 1000)
+        self._run.settle(self._run.loop.time() + duration(by) / 1000)
 
     # -- records
 
@@ -299,7 +145,7 @@ class TestDriver:
         if name not in read:
             names = ", ".join(sorted(each for each in read if not each.startswith(self._own)))
             raise DriverError(f"The app does not read topic {name!r}; it reads {names or 'none'}")
-        return InputTopic(name, self._coder(name, topic), self._broker, self._settle)
+        return InputTopic(name, self._coder(name, topic), self._broker, self._run.settle)
 
     def output(self, topic: Any) -> OutputTopic:
         """Return a topic to read what the app sent to it; the same one for each call.
@@ -333,7 +179,7 @@ class TestDriver:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return all records that the app rejected, in order, with the reasons."""
-        self._failures.read()
+        self._run.failures.read()
         letters = self._letters()
         self._letters_read = len(letters)
         return letters
@@ -353,7 +199,7 @@ class TestDriver:
         Errors that a test doesn't look at (here or by :meth:`dead_letters`) fail it at the
         end of the driver.
         """
-        return self._failures.read()
+        return self._run.failures.read()
 
     # -- state and sinks
 
@@ -391,16 +237,20 @@ class TestDriver:
         self.sink(sink)
         await type(self.app).open_sink(self.app, sink)
 
+    def _leave_sinks(self) -> None:
+        for _, results in self._sinks.values():
+            results.detach()
+
     def _flush(self, sink: Any) -> None:
         if sink in self.app._sinks:
-            self._await(sink.flush())
+            self._run.wait_for(sink.flush())
 
     # -- the worker's life
 
     def checkpoint(self) -> None:
         """Run a checkpoint: flush sinks and producer, write tables, commit offsets."""
-        self._await(self.app.consumer.commit())
-        self._settle()
+        self._run.wait_for(self.app.consumer.commit())
+        self._run.settle()
 
     @property
     def committed(self) -> dict[tuple[str, int], int]:
@@ -413,9 +263,9 @@ class TestDriver:
 
     def restart(self) -> None:
         """Stop the app in good order, with a last checkpoint, and start it again."""
-        self._await(self.app.stop())
-        self._kill()
-        self._start_app()
+        self._run.wait_for(self.app.stop())
+        self._run.kill()
+        self._run.start()
 
     def crash(self) -> None:
         """End the app as a kill -9 does, and start it again.
@@ -423,8 +273,8 @@ class TestDriver:
         What no checkpoint has made durable is lost and processed again from the committed
         offsets. Tables come back from their changelogs. Variables of your modules stay.
         """
-        self._kill()
-        self._start_app()
+        self._run.kill()
+        self._run.start()
 
     @contextmanager
     def crash_after(self, steps: int) -> Iterator[None]:
@@ -437,13 +287,13 @@ class TestDriver:
         Args:
             steps: Rounds of the event loop until then.
         """
-        self._loop.steps_left = steps
+        self._run.loop.steps_left = steps
         try:
             yield
         except Killed:
             self.crash()
         finally:
-            self._loop.steps_left = None
+            self._run.loop.steps_left = None
 
     def rebalance(self, without: Collection[int] = ()) -> None:
         """Rebalance the group: all partitions are given up, and all come back but some.
@@ -454,5 +304,5 @@ class TestDriver:
         """
         group = self.app.consumer.group
         group.taken = set(without)
-        self._await(group.rebalance())
-        self._settle()
+        self._run.wait_for(group.rebalance())
+        self._run.settle()
