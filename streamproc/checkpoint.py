@@ -65,6 +65,8 @@ class Gate:
         #: Nobody may enter, since tables have more changes than memory should hold.
         self.full = False
         self._inside: set[Any] = set()
+        #: Partitions in hand of streams that say so: a checkpoint leaves them out.
+        self.in_hand: dict[Any, int] = {}
         self._opened = asyncio.Event()
         self._left = asyncio.Event()
         #: Those that a checkpoint waited for in vain; it doesn't wait again.
@@ -77,9 +79,17 @@ class Gate:
             await self._opened.wait()
         self._inside.add(stream)
 
+    def keep_out(self, stream: Any, partition: int) -> None:
+        """Keep checkpoints from ``partition`` until the stream, which is inside, leaves.
+
+        What they would find there is neither before nor after the records in hand.
+        """
+        self.in_hand[stream] = partition
+
     def leave(self, stream: Any) -> None:
         """The stream has no record in hand."""
         self._inside.discard(stream)
+        self.in_hand.pop(stream, None)
         self._slow.discard(stream)
         if self.shut:
             self._left.set()
@@ -114,14 +124,14 @@ class Gate:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._left.wait(), left)
             self._slow |= self._inside
-            if self._slow and not self._warned:
+            if self._slow - set(self.in_hand) and not self._warned:
                 self._warned = True
                 logger.warning(
                     "Agents take longer than %s s for a record, so checkpoints do not wait for "
                     "them: after a crash, table updates of the record in hand may count twice. "
                     "Streams: %s",
                     GATE_TIMEOUT,
-                    ", ".join(map(repr, self._inside)),
+                    ", ".join(map(repr, self._inside - set(self.in_hand))),
                 )
             return take()
 
@@ -170,7 +180,8 @@ class Checkpoint:
         """Make results durable, then commit the source offsets they came from.
 
         1. Note the offset up to which agents are done, and take what tables have changed.
-           With tables, streams wait between two records for this moment.
+           With tables, streams wait between two records for this moment; partitions in
+           which an operator has a batch in hand for longer are left to the next checkpoint.
         2. Flush the sinks.
         3. Publish messages that Faust attached to those offsets.
         4. Flush the producer: every record sent is acknowledged.
@@ -219,7 +230,11 @@ class Checkpoint:
 
     def _take(self) -> tuple[dict[Any, int], list[Any]]:
         app = self.app
-        return self._offsets(), app.tables.take(app.topics.positions())
+        left_out = set(self.gate.in_hand.values())
+        offsets = self._offsets()
+        if left_out:
+            offsets = {tp: each for tp, each in offsets.items() if tp.partition not in left_out}
+        return offsets, app.tables.take(app.topics.positions(), left_out)
 
     def _offsets(self) -> dict[Any, int]:
         committed = self.app.consumer.committed_offset

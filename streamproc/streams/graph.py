@@ -177,6 +177,7 @@ class Source(Node):
         times = self.topic.event_times if self.upstream is None else None
         async for batch in stream.batches():
             task = Task(batch.partition, loop.time(), time.time())
+            app.checkpoint.gate.keep_out(stream, batch.partition)
             try:
                 for rows in self._rows_of(batch, times):
                     self.push(rows, task)
@@ -235,6 +236,7 @@ class Source(Node):
             return await waiting.run(task)
         finally:
             await gate.enter(stream)
+            gate.keep_out(stream, task.partition)
 
     async def behind(self) -> frozenset[int]:
         """Return the upstream partitions from which records may still come, in any worker.
@@ -400,6 +402,7 @@ class Ticker:
             behind = await source.behind() if quiet[source] else frozenset()
             for partition in sorted(quiet[source]):
                 await app.checkpoint.gate.enter(self)
+                app.checkpoint.gate.keep_out(self, partition)
                 try:
                     if not self._may_tick:
                         return

@@ -6,7 +6,7 @@ Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -251,11 +251,20 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                     known[reader] = min(offset, known.get(reader, offset))
         return starts
 
-    def take(self, positions: Mapping[int, dict[str, int]]) -> list[tuple[Table, Flush]]:
-        """Take what a checkpoint has to write: ``positions`` of readers, by partition."""
+    def take(
+        self, positions: Mapping[int, dict[str, int]], left_out: Collection[int] = ()
+    ) -> list[tuple[Table, Flush]]:
+        """Take what a checkpoint has to write.
+
+        Args:
+            positions: Offsets of readers, by partition.
+            left_out: Partitions that are left to the next checkpoint.
+        """
         flushes = []
         for table in self.values():
             for partition, state in table.states.items():
+                if partition in left_out and not table.is_replicated:
+                    continue
                 known = {} if table.is_replicated else positions.get(partition, {})
                 flush = state.flush(known)
                 if flush is not None:

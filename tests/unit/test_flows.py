@@ -1,5 +1,6 @@
 """Flows: chains of operators against plain Python, record by record."""
 
+import asyncio
 from collections import Counter, defaultdict
 from datetime import datetime, timezone
 
@@ -546,3 +547,20 @@ def test_an_upstream_partition_that_is_behind_is_not_idle():
         driver.rebalance()
         driver.advance(60)
     assert [each.total for each in flows.out] == [1, 2]
+
+
+def test_a_checkpoint_leaves_out_a_batch_in_hand():
+    flows, stored = Flows(), []
+
+    async def slow(result):
+        await asyncio.sleep(10)
+        (table,) = flows.app.tables.values()
+        store = table.states[0].store
+        stored.append((sum(store.meta.positions.values()), len(list(store.items()))))
+
+    flows.stream.aggregate(n=Count()).to(slow)
+    with flows.driver() as driver:
+        driver.topic("numbers").pipe("a", 1)
+        driver.checkpoint()
+        driver.topic("numbers").pipe("b", 1)
+    assert stored == [(0, 0), (1, 1)]
