@@ -314,6 +314,8 @@ class KeyedWindows(WindowedState):
         )
         self.entries = KeyedState(self.partition, self.store, codec, self.cache_bytes)
         self._known_index: DueIndex | None = None
+        #: Keys that are in no store and no flush: they may go without a trace.
+        self._unwritten: set[Any] = set()
 
     @property
     def _index(self) -> DueIndex:
@@ -341,14 +343,22 @@ class KeyedWindows(WindowedState):
 
     def get(self, key: Any) -> Sequence[Entry]:
         value = self.entries.get(key)
-        return () if value is MISSING else value[0]
+        if value is not MISSING:
+            return value[0]  # type: ignore[no-any-return]
+        if key not in self.entries.dirty:
+            self._unwritten.add(key)
+        return ()
 
     def put(self, key: Any, entries: list[Entry], due: int) -> None:
         self.entries.set(key, (entries, due))
         self._index.set(key, due)
 
     def delete(self, key: Any) -> None:
-        self.entries.delete(key)
+        if key in self._unwritten:
+            self._unwritten.discard(key)
+            del self.entries.cache[key], self.entries.dirty[key]
+        else:
+            self.entries.delete(key)
         self._index.remove(key)
 
     def due(self, watermark: int) -> list[Any]:
@@ -361,6 +371,7 @@ class KeyedWindows(WindowedState):
         return self.entries.is_dirty
 
     def take_dirty(self) -> tuple[list[bytes], list[bytes | None]]:
+        self._unwritten.clear()
         return self.entries.take_dirty()
 
     def on_written(self) -> None:
@@ -369,6 +380,7 @@ class KeyedWindows(WindowedState):
     def forget(self) -> None:
         super().forget()
         self.entries.forget()
+        self._unwritten.clear()
         self._known_index = None
 
     def on_applied(self, keys: Sequence[bytes]) -> None:
@@ -391,7 +403,8 @@ class KeyedWindows(WindowedState):
 
     def windows_of(self, key: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """Iterate over ``(start, end, result)`` of the open windows of a key."""
-        return self._results(self.get(key))
+        value = self.entries.get(key)
+        return self._results(() if value is MISSING else value[0])
 
     def scan_windows(self) -> Iterator[tuple[Any, int, int, dict[str, Any]]]:
         for key, (entries, _) in self.entries.scan():
