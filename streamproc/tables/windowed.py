@@ -279,20 +279,24 @@ class TableWindows:
         """Close windows where nothing comes any more, until the table stops."""
         if not self.closes:
             return
-        app, table = self.table.app, self.table
+        app, table, clock = self.table.app, self.table, asyncio.get_running_loop().time
+        ticked_at = -inf
         while not table.should_stop:
             await table.sleep(TICK_INTERVAL)
             if app.rebalancing or not app.tables.recovery.completed.is_set():
                 continue
+            # Time in which the worker stood still is no silence.
+            was_still = clock() - ticked_at > 2 * TICK_INTERVAL
+            ticked_at = clock()
             for partition in list(table.states):
-                await self._tick(partition)
+                await self._tick(partition, was_still)
 
-    async def _tick(self, partition: int) -> None:
+    async def _tick(self, partition: int, was_still: bool) -> None:
         app = self.table.app
         state = self.table.states.get(partition)
         if state is None or state.is_closing:
             return
-        self._let_time_pass(state)
+        self._let_time_pass(state, was_still)
         if not state.has_due:
             return
         gate = app.checkpoint.gate
@@ -306,7 +310,7 @@ class TableWindows:
             gate.leave(place)
             current_place.reset(token)
 
-    def _let_time_pass(self, state: WindowValues) -> None:
+    def _let_time_pass(self, state: WindowValues, was_still: bool) -> None:
         watermark = state.watermark
         if state.by_wall:
             watermark.tick(time.time())
@@ -316,7 +320,8 @@ class TableWindows:
         read = {progress.tp.topic for progress in topics.progress()}
         for topic, number in state.inputs.items():
             # What waits there decides, not the clock.
-            if topic in read and state.partition not in topics.quiet_partitions(topic):
+            waits = topic in read and state.partition not in topics.quiet_partitions(topic)
+            if waits or was_still:
                 watermark.touch(number, now)
         watermark.tick(now)
 

@@ -968,3 +968,22 @@ def test_a_state_that_is_taken_away_while_a_callback_waits():
 def test_a_callback_that_would_never_be_called_is_noticed(caplog):
     Run(TumblingWindow(10))
     assert "never called" in caplog.text
+
+
+def test_time_in_which_the_worker_stood_still_is_no_silence():
+    run = Run(tumbling(10, idle_timeout="3s"))
+    asyncio.run(run.process([("k", 1_000, True)]))
+    windows, heard = run.table.windows, run.state.watermark._heard[0]
+
+    async def tick(after, was_still):
+        loop = asyncio.get_running_loop()
+        loop.time = lambda: heard + after
+        await windows._tick(0, was_still)
+
+    run.app.topics.quiet_partitions = lambda topic: [0]
+    asyncio.run(tick(60, True))
+    assert run.closed == []
+    asyncio.run(tick(62.9, False))
+    assert run.closed == []
+    asyncio.run(tick(69, False))
+    assert run.closed == [(("k", (0.0, 10.0)), 1)]
