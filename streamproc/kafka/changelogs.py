@@ -8,6 +8,7 @@ aiokafka 0.14.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from faust.types import TP
 
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, fetch_batches
+
+logger = logging.getLogger(__name__)
 
 #: Largest reply of the broker for one partition, in bytes.
 MAX_PARTITION_BYTES = 2 * 1024 * 1024
@@ -34,6 +37,7 @@ class ChangelogReader:
         self._consumer: Any = None
         self._wake = asyncio.Event()
         self._wanted: dict[TopicPartition, int] = {}
+        self._failure = ""
 
     async def start(self, service: Any) -> None:
         """Connect, waiting for a broker that isn't there yet."""
@@ -79,9 +83,13 @@ class ChangelogReader:
         fetcher = self._consumer._fetcher
         try:
             batches = await fetch_batches(fetcher, self._wanted, timeout=timeout, wake=self._wake)
-        except KafkaError:
+        except KafkaError as exc:
+            if repr(exc) != self._failure:
+                self._failure = repr(exc)
+                logger.warning("Reading changelogs failed, trying again: %r", exc)
             await asyncio.sleep(RETRY_INTERVAL)
             return []
+        self._failure = ""
         return batches
 
     def high_watermark(self, tp: TP) -> int | None:
