@@ -226,10 +226,11 @@ class TimedTable(Table):
         self._watermarks = watermarks
 
     def new_state(self, partition: int, store: Store) -> TimedState:
+        known = self.key_type not in (None, Any)
         return TimedState(
             partition,
             store,
-            keys_as_they_are(self.name),
+            self.codec if known else keys_as_they_are(self.name),
             self.form,
             self.app.table_cache_bytes,
             self._watermarks,

@@ -1,5 +1,8 @@
 """Joins, timers and look-ups in real workers: killed, mismatched, and asked of a real Redis."""
 
+import json
+from urllib.request import urlopen
+
 import pytest
 from joins_app import APP, EVERYTHING, START, expected, records
 
@@ -56,6 +59,39 @@ def test_a_killed_worker_loses_and_invents_nothing(
     surplus = found_in(consume_all, left) - want
     assert not surplus, sorted(map(str, surplus))[:10]
     running.stop()
+
+
+def test_what_waits_for_a_match_can_be_asked_for(worker, topic_factory, produce, wait_for):
+    left, right = topic_factory(partitions=2), topic_factory(partitions=2)
+    source = """
+    left.interval_join(right, idle_timeout=None, name="waiting")
+    left.deduplicate(name="passed", idle_timeout=None)
+    left.throttle(1, name="counted", idle_timeout=None)
+
+    def remember(key, one, context):
+        context.state = one
+        context.set_timer(context.time + 1000)
+
+    left.stateful(remember, state=Left, name="remembered", idle_timeout=None)
+    """
+    env = {"APP_ID": f"app-{left}", "LEFT": left, "RIGHT": right}
+    produce(left, [("k1", {"id": 1}, START), ("k2", {"id": 2}, START)])
+    running = worker(APP + source, env=env, web=True, ready=True)
+
+    tables = "waiting", "passed", "counted", "remembered"
+
+    def asked(path):
+        with urlopen(f"{running.web_url}/tables/{path}", timeout=10) as reply:
+            return json.load(reply)
+
+    wait_for(lambda: len(asked("waiting/")["entries"]) == 2, 20, lambda: str(asked("waiting/")))
+    assert {name: asked(f"{name}/k1/")["value"] for name in tables} == {
+        "waiting": {"left": [{"id": 1, "name": ""}], "right": []},
+        "passed": [START],
+        "counted": {str(START): 1},
+        "remembered": {"id": 1, "name": ""},
+    }
+    assert [each["key"] for each in asked("remembered/?prefix=k2")["entries"]] == ["k2"]
 
 
 @pytest.mark.parametrize(
