@@ -23,6 +23,9 @@ from streamproc.windows.memory import DueIndex
 #: The due time of what isn't due at any time.
 NEVER = 2**63 - 1
 
+#: Bytes that a changelog takes of one entry: all that waits of a key is one record.
+LARGEST_ENTRY = 16 * 1024 * 1024
+
 Watermarks = dict[str, Watermark]
 
 
@@ -221,6 +224,7 @@ class TimedTable(Table):
         watermarks: Callable[[Mapping[str, Any]], Watermarks],
         **options: Any,
     ) -> None:
+        options.setdefault("extra_topic_configs", {"max.message.bytes": str(LARGEST_ENTRY)})
         super().__init__(app, **options)
         self.form = form
         self._watermarks = watermarks

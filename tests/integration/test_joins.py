@@ -1,10 +1,20 @@
 """Joins, timers and look-ups in real workers: killed, mismatched, and asked of a real Redis."""
 
 import json
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
 from joins_app import APP, EVERYTHING, START, expected, records
+
+import streamproc as faust
+from streamproc.errors import ConfigurationError
+from streamproc.sinks import redis_lookup
+
+
+class Place(faust.Record):
+    name: str
+    people: int
 
 
 @pytest.fixture
@@ -94,6 +104,25 @@ def test_what_waits_for_a_match_can_be_asked_for(worker, topic_factory, produce,
     assert [each["key"] for each in asked("remembered/?prefix=k2")["entries"]] == ["k2"]
 
 
+def test_a_key_of_which_much_waits_is_recovered(
+    start, topic_factory, produce, consume_all, wait_for, kafka_client
+):
+    left, right = topic_factory(partitions=1), topic_factory(partitions=1)
+    topic_factory(partitions=1, name=f"{left}-results")
+    source = """
+    left.interval_join(right, before="1h", after="1h", fn=pair("pair")).to(results)
+    """
+    name = "a name that takes some room in the state" * 3
+    produce(left, [("hot", {"id": n, "name": name}, START + n) for n in range(30_000)])
+    running = start(source, left, right)
+    wait_for(lambda: kafka_client.total_committed(f"app-{left}", left) == 30_000, 40, "commit")
+    running.kill()
+    produce(right, [("hot", {"id": 1}, START)])
+    start(source, left, right)
+    found = found_in(consume_all, left, at_least=30_000)
+    assert found == {("pair", n, 1) for n in range(30_000)}
+
+
 @pytest.mark.parametrize(
     ("join", "names"),
     [
@@ -169,6 +198,32 @@ def test_keys_are_looked_up_in_redis(start, topic_factory, produce, consume_all,
     want = {("found", n, f"name {n % 12}" if n % 12 < 10 else None) for n in range(1200)}
     assert found_in(consume_all, left, at_least=1200) == want
     assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] == 12
+
+
+async def test_what_redis_has_is_made_a_record(redis_client, redis_url):
+    redis_client.hset("place:1", mapping={"name": "Oslo", "people": "700000"})
+    redis_client.hset("place:2", mapping={"name": "Rome", "people": "many"})
+    redis_client.set("text:1", "Olso")
+    redis_client.set("json:1", '{"name": "Oslo", "people": 700000}')
+    app = SimpleNamespace(redis_url=redis_url)
+    oslo = Place(name="Oslo", people=700000)
+    found = []
+    for look_up in (
+        redis_lookup("place:{key}", value_type=Place),
+        redis_lookup("place:{key}"),
+        redis_lookup("text:{key}", "string"),
+        redis_lookup("json:{key}", "string", value_type=Place),
+    ):
+        await look_up.open(app)
+        found.append(await look_up([b"1", 2, "3"]))
+        await look_up.close()
+    assert isinstance(found[0][1], Exception)
+    assert found[0][::2] == [oslo, None]
+    assert found[1][0] == {"name": "Oslo", "people": "700000"}
+    assert found[2] == ["Olso", None, None]
+    assert found[3] == [oslo, None, None]
+    with pytest.raises(ConfigurationError, match="no Redis URL"):
+        await redis_lookup("place:{key}").open(SimpleNamespace(redis_url=None))
 
 
 def test_look_ups_wait_for_a_redis_that_is_away(
