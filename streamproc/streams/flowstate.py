@@ -199,6 +199,9 @@ class StateOperators:
             )
         name = f"{self._source.name}-join-{'-'.join(each.name for each in tables)}"
         self._source.alike += [Copartitioned(name, each) for each in local]
+        if on is None:
+            for each in tables:
+                _check_keys(self.key_type, each.key_type, f"table {each.name!r}")
         pick = None if on is None else picker(on)
         joined = self._then(TableJoin(name, look_up, how, pick))
         return _paired(joined, fn, value_type, self.value_type, tables[0].value_type)
@@ -348,6 +351,7 @@ class StateOperators:
             )
         if other.app is not self.app:
             raise ConfigurationError("Flows of two apps can't be joined")
+        _check_keys(self.key_type, other.key_type, f"flow {other._source.name!r}")
         return TwoInputs(self._inputs, other._inputs, _sources(self), _sources(other))
 
     def _meet(self, other: Any, step: Step, inputs: TwoInputs) -> Flow:
@@ -419,6 +423,24 @@ class StateOperators:
             on_error=on_error,
         )
         return _paired(self._then(step), fn, value_type)
+
+
+def _check_keys(mine: Any, others: Any, what: str) -> None:
+    """See that keys can be equal, which bytes and what is decoded never are.
+
+    Raises:
+        ConfigurationError: They can't.
+    """
+    if None in (mine, others) or Any in (mine, others) or (mine is bytes) == (others is bytes):
+        return
+    raise ConfigurationError(
+        f"Keys of the flow are of type {_named(mine)}, and those of {what} of {_named(others)}: "
+        "they are never equal. Declare key_type= for both topics (without it keys are bytes)."
+    )
+
+
+def _named(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
 
 
 def _positive(name: str, value: Duration) -> int:

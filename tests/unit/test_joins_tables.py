@@ -204,6 +204,13 @@ def test_what_is_not_a_table_or_flow_is_refused(app):
             flow.join(table)
     with pytest.raises(ConfigurationError, match="join_tables"):
         app.Table("names").join(Order.product)
+    raw = app.stream(app.topic("raw", value_type=Order)).flow()
+    with pytest.raises(ConfigurationError, match="type str, and those of flow 'flow-raw' of bytes"):
+        flow.asof_join(raw)
+    with pytest.raises(ConfigurationError, match="table 'typed' of str: they are never equal"):
+        raw.join(app.Table("typed", key_type=str))
+    raw.join(app.Table("untyped"))
+    raw.key_by("product").interval_join(flow)
     other = faust.App("other", broker="kafka://localhost:1")
     with pytest.raises(ConfigurationError, match="two apps"):
         flow.interval_join(orders_of(other))
