@@ -117,17 +117,24 @@ class AggregateStep(Step):
 
     def process(self, rows: Rows, task: Task) -> Rows:
         state = self.table.states[task.partition]
-        program = self._program
+        program, cache, dirty = self._program, state.cache, state.dirty
+        fresh: set[Any] = set()
 
         def missing(key: Any) -> Any:
             acc = state.get(key, None)
-            return program.new() if acc is None else acc
+            if acc is None:
+                fresh.add(key)
+                acc = program.new()
+            dirty[key] = None
+            return acc
 
+        # What changes must not be evicted when another key of the batch is read.
+        dirty.update(dict.fromkeys(key for key in dict.fromkeys(rows.keys) if key in cache))
         begin, failed = 0, {}
         while begin < len(rows):
             try:
                 program.update(
-                    state.cache,
+                    cache,
                     rows.keys[begin:],
                     rows.values[begin:],
                     rows.times[begin:],
@@ -140,8 +147,9 @@ class AggregateStep(Step):
         if failed:
             reject_failed(self.name, failed, rows, task)
             rows = rows.pick([row for row in range(len(rows)) if row not in failed])
+            for key in fresh.difference(rows.keys):
+                cache.pop(key, None)
         last = dict(zip(rows.keys, range(len(rows)), strict=True))
-        state.dirty.update(dict.fromkeys(last))
         changed = rows.pick(list(last.values()))
-        make, result, cache = self.result_type, program.result, state.cache
+        make, result = self.result_type, program.result
         return changed.with_values([make(key, *result(cache[key]).values()) for key in last])

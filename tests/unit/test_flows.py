@@ -564,3 +564,26 @@ def test_a_checkpoint_leaves_out_a_batch_in_hand():
         driver.checkpoint()
         driver.topic("numbers").pipe("b", 1)
     assert stored == [(0, 0), (1, 1)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12).map(str), st.integers(0, 4)), max_size=60), st.data())
+@settings(max_examples=25, deadline=None)
+def test_running_aggregations_that_do_not_fit_in_memory(records, data):
+    flows = Flows(dict, table_cache_bytes=1, dead_letter_topic="dead")
+    flows.stream.aggregate(n=Count(), total=Sum("v")).to(flows.out.append)
+    left = [(key, {"v": value} if value else {}) for key, value in records]
+    with flows.driver() as driver:
+        while left:
+            size = data.draw(st.integers(1, len(left)))
+            driver.topic("numbers").pipe_many(left[:size])
+            if data.draw(st.booleans()):
+                driver.checkpoint()
+            left = left[size:]
+        driver.dead_letters()
+        expected = defaultdict(list)
+        for key, value in records:
+            if value:
+                expected[key].append(value)
+        assert dict(driver.table("flow-numbers-aggregate").items()) == {
+            key: {"n": len(values), "total": sum(values)} for key, values in expected.items()
+        }
