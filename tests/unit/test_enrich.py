@@ -254,6 +254,9 @@ class Gate:
     def leave(self, stream):
         self.log.append("leave")
 
+    def keep_out(self, stream, partition):
+        self.log.append(f"keep out {partition}")
+
 
 def graph(*steps):
     """Return a source, without an agent, before a chain of steps."""
@@ -309,7 +312,9 @@ async def test_a_batch_that_fails_lets_the_next_one_go_on():
     assert [type(each) for each in results] == [LookUpFailed, LookUpFailed]
 
 
-@pytest.mark.parametrize(("table", "log"), [(None, ["leave", "enter"]), ("a table", [])])
+@pytest.mark.parametrize(
+    ("table", "log"), [(None, ["leave", "enter", "keep out 0"]), ("a table", [])]
+)
 async def test_a_checkpoint_waits_for_look_ups_only_after_changes_of_state(table, log):
     seen = []
     source = graph(Note([], table), enrich(Server().many), Note(seen, "a table"))
