@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, get_origin
 
 from faust.models.base import Model as FaustModel
 
@@ -452,8 +452,8 @@ def _positive(name: str, value: Duration) -> int:
 
 def _is_known(declared: Any) -> bool:
     """Return whether pairs of such values have a type that they can be decoded by."""
-    if isinstance(declared, type) and issubclass(declared, FaustModel):
-        return issubclass(declared, Record)
+    if get_origin(declared) is None and isinstance(declared, type):
+        return issubclass(declared, Record) or not issubclass(declared, FaustModel)
     return declared not in (None, Any)
 
 
