@@ -589,3 +589,30 @@ def test_running_aggregations_that_do_not_fit_in_memory(records, data):
         assert dict(driver.table("flow-numbers-aggregate").items()) == {
             key: {"n": len(values), "total": sum(values)} for key, values in expected.items()
         }
+
+
+def test_windows_of_processing_time_close_by_the_clock():
+    flows = Flows()
+    flows.stream.window(tumbling(10, time="processing")).aggregate(n=Count()).to(flows.out.append)
+    with flows.driver() as driver:
+        driver.topic("numbers").pipe_many([("a", 1, 5), ("a", 1, 10**12)])
+        driver.advance(9)
+        assert flows.out == []
+        driver.advance(2)
+        (result,) = flows.out
+        driver.crash()
+        driver.topic("numbers").pipe("b", 1)
+        driver.advance(10)
+    assert result.n == 2
+    assert result.window_start == datetime(2026, 1, 1, tzinfo=timezone.utc)
+    assert flows.out[-1].key == "b"
+
+
+def test_updates_of_windows_come_with_each_batch():
+    flows = Flows()
+    flows.stream.window(tumbling(10, emit="updates")).aggregate(n=Count()).to(flows.out.append)
+    with flows.driver() as driver:
+        for time in (0, 1, 10_000):
+            driver.topic("numbers").pipe("a", 1, timestamp=START + time)
+        driver.advance(60)
+    assert [each.n for each in flows.out] == [1, 2, 1]
