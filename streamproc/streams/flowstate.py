@@ -208,7 +208,7 @@ class StateOperators:
 
     def interval_join(
         self,
-        other: Flow,
+        other: Any,
         before: Duration = "5s",
         after: Duration = "5s",
         how: str = "inner",
@@ -229,7 +229,7 @@ class StateOperators:
         one of both sides) says that none can come, with its own event time.
 
         Args:
-            other: The other flow; its topic needs as many partitions.
+            other: The other flow, or stream; its topic needs as many partitions.
             before: How far ahead of a record its match may be.
             after: How far behind it.
             how: "inner"; "left": also this flow's records without a match, as
@@ -245,6 +245,7 @@ class StateOperators:
             value_type: Type of the results.
         """
         timing = Timing.of(out_of_orderness, idle_timeout)
+        other = _as_flow(other)
         inputs = self._with(other)
         table = self._timed_table(
             name,
@@ -267,7 +268,7 @@ class StateOperators:
 
     def asof_join(
         self,
-        other: Flow,
+        other: Any,
         tolerance: Duration = "1m",
         how: str = "left",
         fn: Pairing | None = None,
@@ -285,7 +286,7 @@ class StateOperators:
         joined with depends on event times alone.
 
         Args:
-            other: The other flow; its topic needs as many partitions.
+            other: The other flow, or stream; its topic needs as many partitions.
             tolerance: How old the other record may be.
             how: "left": a record without one goes on with None; "inner": it is dropped.
             fn: Makes a value of both; ``(left, right)`` if None.
@@ -297,6 +298,7 @@ class StateOperators:
             value_type: Type of the results.
         """
         timing = Timing.of(out_of_orderness, idle_timeout)
+        other = _as_flow(other)
         inputs = self._with(other)
         table = self._timed_table(
             name,
@@ -318,7 +320,7 @@ class StateOperators:
 
     def join_updates(
         self,
-        other: Flow,
+        other: Any,
         how: str = "inner",
         fn: Pairing | None = None,
         *,
@@ -331,24 +333,21 @@ class StateOperators:
         latest values stay in the table ``name`` (as pairs), for as long as the app lives.
 
         Args:
-            other: The other flow; its topic needs as many partitions.
+            other: The other flow, or stream; its topic needs as many partitions.
             how: "inner": results once both sides have a value; "left": once this one has;
                 "outer": always. What isn't there is None.
             fn: Makes a value of both; ``(left, right)`` if None.
             name: Name of the table; made from the flow's if None.
             value_type: Type of the results.
         """
+        other = _as_flow(other)
         inputs = self._with(other)
         form = latest_form(self.value_type, other.value_type)
         table = self._timed_table(name, "latest", form=form, watermarks=lambda plain: {})
         joined = self._meet(other, LatestJoin(table.name, table, inputs, how), inputs)
         return _paired(joined, fn, value_type, self.value_type, other.value_type)
 
-    def _with(self, other: Any) -> TwoInputs:
-        if not isinstance(other, StateOperators):
-            raise ConfigurationError(
-                f"{other!r} is no flow: use app.stream(topic).flow(), or join() for a table"
-            )
+    def _with(self, other: Flow) -> TwoInputs:
         if other.app is not self.app:
             raise ConfigurationError("Flows of two apps can't be joined")
         _check_keys(self.key_type, other.key_type, f"flow {other._source.name!r}")
@@ -423,6 +422,22 @@ class StateOperators:
             on_error=on_error,
         )
         return _paired(self._then(step), fn, value_type)
+
+
+def _as_flow(other: Any) -> Flow:
+    """Return a flow, or a stream as one.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if not isinstance(other, StateOperators):
+        if not hasattr(other, "flow"):
+            raise ConfigurationError(
+                f"{other!r} is neither a flow nor a stream: join() is for tables"
+            )
+        other = other.flow()
+    flow: Flow = other
+    return flow
 
 
 def _check_keys(mine: Any, others: Any, what: str) -> None:

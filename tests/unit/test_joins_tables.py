@@ -176,6 +176,27 @@ def test_a_flow_can_be_joined_with_another_part_of_itself(app):
     assert Counter(amounts) == Counter([(1, 20), (2, 20), (None, 90)])
 
 
+@pytest.mark.parametrize("join", ["interval_join", "asof_join"])
+@pytest.mark.parametrize("late", ["function", "dead-letter"])
+def test_late_records_go_where_they_are_wanted(app, join, late):
+    late_ones = []
+    products = app.stream(app.topic("products", key_type=str, value_type=Product))
+    policy = late_ones.append if late == "function" else late
+    getattr(orders_of(app), join)(products, late=policy)
+    with TestDriver(app, partitions=1) as driver:
+        for second in (10, 20):
+            driver.topic("orders").pipe("k", Order("p", second), timestamp=second * 1000)
+            driver.topic("products").pipe("k", Product(str(second)), timestamp=second * 1000)
+        driver.topic("orders").pipe("k", Order("p", 19), timestamp=19_000)
+        letters = driver.dead_letters()
+    if late == "function":
+        assert late_ones == [Order("p", 19)]
+    else:
+        assert [(each.topic, each.offset, each.error) for each in letters] == [
+            ("orders", 2, "LateRecord")
+        ]
+
+
 def test_entries_that_have_expired_are_not_found(app):
     table, results = app.Table("products", key_type=str, value_type=Product, ttl="10s"), []
     products_in(app, table)
@@ -192,7 +213,7 @@ def test_what_is_not_a_table_or_flow_is_refused(app):
     flow = orders_of(app)
     with pytest.raises(ConfigurationError, match="interval_join"):
         flow.join(orders_of(app))
-    with pytest.raises(ConfigurationError, match=r"\.flow\(\)"):
+    with pytest.raises(ConfigurationError, match="neither a flow nor a stream"):
         flow.interval_join(app.Table("products"))
     with pytest.raises(ConfigurationError, match="on= needs a GlobalTable"):
         flow.join(app.Table("others"), on="product")
