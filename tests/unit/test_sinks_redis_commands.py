@@ -541,3 +541,15 @@ def test_replies_are_counted_however_they_arrive(replies: list[bytes], size: int
         seen.feed(data[start : start + size])
     assert seen.count == len(replies)
     assert seen.errors == {i: "ERR no" for i, r in enumerate(replies) if r == b"-ERR no\r\n"}
+
+
+@pytest.mark.parametrize("make", [dict, msgspec.defstruct("Moment", [("at", Any)], kw_only=True)])
+def test_equal_moments_of_two_zones_have_texts_of_their_own(make):
+    utc = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    moments = [utc, utc.astimezone(timezone(timedelta(hours=2))), utc.replace(tzinfo=None), "x"]
+    values = [make(at=moment) for moment in [utc, *moments]]
+    template, run = Template("{at:%H%M}"), Run.of(values)
+    texts = [template.render(value, run, row) for row, value in enumerate(values[:-1])]
+    assert texts == ["1200", "1200", "1400", "1200"]
+    with pytest.raises(SinkError, match="does not fit the value"):
+        template.render(values[-1], run, len(values) - 1)

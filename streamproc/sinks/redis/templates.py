@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from datetime import datetime, tzinfo
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from string import Formatter
 from typing import Any
 
@@ -19,6 +22,7 @@ from streamproc.sinks.redis.values import METADATA, Run, field_names
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*|\[[^\[\]{}]+\])*\Z")
 _Format = Callable[..., str]
+_Getter = Callable[[Any], Any]
 
 
 class Template:
@@ -59,13 +63,26 @@ class Template:
             return self._format_slowly
         fields = set(self.names) if isinstance(value, dict) else set(field_names(value))
         fields.update(name for name in self.names if _has_property(value, name))
+        moments: list[tuple[_Getter, str]] = []
+        format_value: _Format = self._positional(value, fields, moments).format
+        if moments:
+            format_value = _with_moments(format_value, moments)
         if self._reads_key and "key" not in fields:
-            return _requiring_key(self._positional(value, fields).format)
-        return self._positional(value, fields).format
+            return _requiring_key(format_value)
+        return format_value
 
-    def _positional(self, value: Any, fields: Iterable[str]) -> str:
-        """Rewrite names as positions: {0...} the value, {1} the key."""
+    def _positional(
+        self, value: Any, fields: Iterable[str], moments: list[tuple[_Getter, str]]
+    ) -> str:
+        """Rewrite names as positions: {0...} the value, {1} the key, then texts of moments.
+
+        Args:
+            value: A value.
+            fields: What it has.
+            moments: Is given how to get each datetime that has a format, and the format.
+        """
         own = "0[{}]{}" if isinstance(value, dict) else "0.{}{}"
+        pick: Callable[[str], _Getter] = itemgetter if isinstance(value, dict) else attrgetter
         pieces = []
         for literal, name, spec, conversion in self._parts:
             pieces.append(literal.replace("{", "{{").replace("}", "}}"))
@@ -73,6 +90,12 @@ class Template:
                 continue
             base = _base_name(self.text, name)
             rest = name[len(base) :]
+            if base in fields and not rest and spec and not conversion and "{" not in spec:
+                getter = pick(base)
+                if isinstance(getter(value), datetime):
+                    moments.append((getter, spec))
+                    pieces.append("{" + str(len(moments) + 1) + "}")
+                    continue
             if base in fields:
                 place = own.format(base, rest)
             elif base == "key":
@@ -125,6 +148,28 @@ def _base_name(text: str, name: str) -> str:
 
 def _has_property(value: Any, name: str) -> bool:
     return isinstance(getattr(type(value), name, None), property)
+
+
+def _with_moments(format_value: _Format, moments: list[tuple[_Getter, str]]) -> _Format:
+    def formatted(value: Any, key: Any) -> str:
+        return format_value(value, key, *[_text(get(value), spec) for get, spec in moments])
+
+    return formatted
+
+
+def _text(moment: Any, spec: str) -> str:
+    if type(moment) is not datetime:
+        return format(moment, spec)
+    return _text_of_moment(moment, moment.tzinfo, moment.fold, spec)
+
+
+@lru_cache(maxsize=4096)
+def _text_of_moment(moment: datetime, zone: tzinfo | None, fold: int, spec: str) -> str:
+    """Return a datetime as text: many results are of the same window.
+
+    Equal moments of two zones have different texts.
+    """
+    return format(moment, spec)
 
 
 def _requiring_key(format_value: _Format) -> _Format:
