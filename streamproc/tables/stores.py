@@ -166,8 +166,12 @@ def _options() -> Any:
     blocks = rocksdict.BlockBasedOptions()
     blocks.set_block_cache(_block_cache())
     blocks.set_bloom_filter(10, False)
-    # Else the index and filter of each open file stay in memory for good.
+    # Else the index and filter of each open file stay in memory for good. In small parts:
+    # a whole filter doesn't fit into a shard of the cache, and is then read each time.
     blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+    blocks.set_partition_filters(True)
+    blocks.set_metadata_block_size(4096)
     options.set_block_based_table_factory(blocks)
     return options
 
