@@ -26,6 +26,10 @@ from streamproc.tables.table import Table
 CHANGELOG_TIMEOUT = 30.0
 
 
+#: Stands beside the readers in the positions of a partition.
+CHECKPOINT_NUMBER = "checkpoint"
+
+
 class TableManager(FaustTableManager):  # type: ignore[misc]
     """Manages tables, their recovery, and what of them a checkpoint writes."""
 
@@ -261,15 +265,41 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             left_out: Partitions that are left to the next checkpoint.
         """
         flushes = []
+        numbers = self._next_numbers()
         for table in self.values():
             for partition, state in table.states.items():
                 if partition in left_out and not table.is_replicated:
                     continue
-                known = {} if table.is_replicated else positions.get(partition, {})
+                known = {}
+                if not table.is_replicated:
+                    known = {**positions.get(partition, {}), **numbers.get(partition, {})}
                 flush = state.flush(known)
                 if flush is not None:
                     flushes.append((table, flush))
         return flushes
+
+    def _next_numbers(self) -> dict[int, dict[str, int]]:
+        """Return a number for this checkpoint, for partitions that have changes.
+
+        It is a position of all their tables. Offsets of readers alone don't tell two
+        checkpoints apart when time closed windows and no record came.
+        """
+        numbers: dict[int, dict[str, int]] = {}
+        states = [
+            (partition, state)
+            for table in self.values()
+            if not table.is_replicated
+            for partition, state in table.states.items()
+        ]
+        for partition, state in states:
+            if state.is_dirty:
+                numbers[partition] = {CHECKPOINT_NUMBER: 0}
+        for partition, state in states:
+            if partition in numbers:
+                last = state.positions.get(CHECKPOINT_NUMBER, 0)
+                known = numbers[partition]
+                known[CHECKPOINT_NUMBER] = max(known[CHECKPOINT_NUMBER], last + 1)
+        return numbers
 
     def take_repairs(self) -> list[tuple[Table, Flush]]:
         """Take what a recovery has to write to the changelogs before streams go on."""
