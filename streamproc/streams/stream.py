@@ -8,7 +8,7 @@ list) is Faust's own. Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from inspect import isawaitable
 from time import monotonic
@@ -17,17 +17,16 @@ from typing import Any
 from faust.exceptions import Skip
 from faust.streams import _current_event
 from faust.types.tuples import ConsumerMessage
-from mode.utils.times import want_seconds
 
-from streamproc.errors import ConfigurationError, DecodeError, SinkError
+from streamproc.errors import ConfigurationError, SinkError
 from streamproc.kafka.progress import Delivery
-from streamproc.records.times import EventTimes
 from streamproc.streams.batch import Batch
+from streamproc.streams.buffers import BufferedStream
 from streamproc.streams.flow import FLOW_OPERATORS, Flow
-from streamproc.streams.operators import OperatorStream
+from streamproc.streams.position import StreamPlace
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
-from streamproc.tables.place import Place, current_place
+from streamproc.tables.place import current_place
 from streamproc.tables.windowed import Follower
 
 #: Seconds before an agent is run again that failed without a record in hand.
@@ -40,58 +39,7 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     __slots__ = ("delivery", "row")
 
 
-class StreamPlace(Place):
-    """Where a stream's agent is; see :class:`~streamproc.tables.place.Place`."""
-
-    __slots__ = ("_stream", "_timed", "_times")
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self._stream = stream
-        self._timed: Any = None
-        self._times: Sequence[int | None] = ()
-
-    def event_time(self) -> int | None:
-        delivery = self._stream._delivery
-        return None if delivery is None else self.event_times(delivery)[self._stream._row]
-
-    def batch(self) -> Any:
-        return self._stream._delivery
-
-    def row(self) -> int:
-        return self._stream._row
-
-    def event_times(self, batch: Any) -> Sequence[int | None]:
-        if batch is not self._timed:
-            # In one go: one by one it would cost ten times as much.
-            self._times = self._all_times(batch)
-            self._timed = batch
-        return self._times
-
-    def _all_times(self, delivery: Delivery) -> Sequence[int | None]:
-        times = self._stream.channel.event_times
-        if times is None:
-            return delivery.timestamps
-        try:
-            found: list[int] = times(delivery.values, delivery.timestamps)
-            return found
-        except DecodeError:
-            pairs = zip(delivery.values, delivery.timestamps, strict=True)
-            return [_valid_time(times, value, timestamp) for value, timestamp in pairs]
-
-    def value(self) -> Any:
-        stream = self._stream
-        return None if stream._delivery is None else stream._delivery.values[stream._row]
-
-
-def _valid_time(times: EventTimes, value: Any, timestamp: int) -> int | None:
-    try:
-        return times([value], [timestamp])[0]
-    except DecodeError:
-        return None
-
-
-class Stream(OperatorStream):
+class Stream(BufferedStream):
     """A stream of records; see the module's text."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -360,91 +308,6 @@ class Stream(OperatorStream):
             event = self.current_event
             if event is not None:
                 yield event
-
-    # -- buffering
-
-    async def take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
-        """Buffer up to ``max_`` values, or what comes ``within`` seconds of the first."""
-        if not self.reads_batches:
-            async for values in super().take(max_, within):
-                yield values
-            return
-        async for spans in self._buffers(max_, within):
-            kept = await self._processed(spans)
-            if kept:
-                yield [value for _, _, value in kept]
-
-    async def take_events(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
-        """As :meth:`take`, with events."""
-        if not self.reads_batches:
-            async for events in super().take_events(max_, within):
-                yield events
-            return
-        async for spans in self._buffers(max_, within):
-            kept = await self._processed(spans)
-            if kept:
-                yield [self._make_event(delivery, row) for delivery, row, _ in kept]
-
-    async def take_with_timestamp(
-        self, max_: int, within: Any, timestamp_field_name: str
-    ) -> AsyncIterator[Sequence[Any]]:
-        """As :meth:`take`; values that are dicts get the Kafka timestamp (seconds)."""
-        if not self.reads_batches:
-            async for values in super().take_with_timestamp(max_, within, timestamp_field_name):
-                yield values
-            return
-        async for spans in self._buffers(max_, within):
-            kept = await self._processed(spans)
-            for delivery, row, value in kept:
-                if isinstance(value, dict) and timestamp_field_name:
-                    value[timestamp_field_name] = delivery.timestamps[row] / 1000.0
-            if kept:
-                yield [value for _, _, value in kept]
-
-    async def noack_take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:
-        """As :meth:`take_events`; each event counts as done when it is acked by hand."""
-        if not self.reads_batches:
-            async for events in super().noack_take(max_, within):
-                yield events
-            return
-        async for spans in self._buffers(max_, within, by_hand=True):
-            kept = await self._processed(spans)
-            if kept:
-                yield [self._make_event(delivery, row) for delivery, row, _ in kept]
-
-    async def _buffers(
-        self, max_: int, within: Any, by_hand: bool = False
-    ) -> AsyncIterator[list[Span]]:
-        mine = await self._begin()
-        self._by_hand = by_hand or not self.enable_acks
-        seconds = want_seconds(within) if within else None
-        try:
-            while not self.should_stop:
-                spans = self._redo.pop() or await self._fill(max_, seconds)
-                await self._hand_out(spans)
-                yield spans
-                await self._finish_open()
-        except StopAsyncIteration:
-            return  # thrown into the channel to end the iteration
-        finally:
-            await self._end(mine)
-
-    async def _fill(self, max_: int, seconds: float | None) -> list[Span]:
-        """Collect ``max_`` records, or what comes ``seconds`` after the first."""
-        spans = await self._take_spans(max_, None)
-        deadline = monotonic() + seconds if seconds is not None else None
-        count = len(spans[0].delivery)
-        while count < max_:
-            left = deadline - monotonic() if deadline is not None else None
-            if left is not None and left <= 0:
-                break
-            more = await self._take_spans(max_ - count, left)
-            if not more:
-                break
-            count += len(more[0].delivery)
-            spans += more
-        self.events_total += count
-        return spans
 
     # -- taking deliveries
 
