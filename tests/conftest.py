@@ -14,6 +14,7 @@ from typing import Any
 import harness
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from streamproc.dev.apache import kafka_jars
 from streamproc.dev.process import ChildProcess
@@ -26,6 +27,10 @@ from streamproc.dev.servers import (
 from streamproc.dev.servers import redis_server as start_redis
 
 KAFKA_KIND = os.environ.get("STREAMPROC_TEST_KAFKA", "embedded")
+
+# How fast examples are made is a matter of what else the machine does.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 _children = pytest.StashKey[list[ChildProcess]]()
 

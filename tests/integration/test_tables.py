@@ -367,9 +367,9 @@ def test_changes_wait_for_a_checkpoint_before_they_fill_the_memory(
 import streamproc.checkpoint as checkpoint
 checkpoint.EARLY_ENTRIES, checkpoint.MOST_ENTRIES, checkpoint.BATCHES_PER_LOOK = 500, 1000, 1
 taken = app.tables.take
-def take(positions):
+def take(*args):
     out("taken", app.tables.dirty_count)
-    return taken(positions)
+    return taken(*args)
 app.tables.take = take
 """,
     )
