@@ -15,6 +15,7 @@ share their beginning, which is then run once.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -105,7 +106,17 @@ class Flow(StateOperators):
         return Flow(self.app, self._source, self._nodes + other._nodes, key_type=key_type)
 
     def _step_name(self, kind: str, function: Any = None) -> str:
+        """Return what errors call a step.
+
+        Raises:
+            ConfigurationError: Its function is one that has to be awaited.
+        """
         label = getattr(function, "__name__", "")
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"Flow {self.name!r}: {kind}({label}) is given an async function, which nobody "
+                "would await: use a plain one, enrich() for look-ups, or an agent"
+            )
         return f"{kind} {label}" if label and label != "<lambda>" else kind
 
     # -- without state
@@ -131,6 +142,8 @@ class Flow(StateOperators):
 
         A value goes to the first flow whose condition it meets.
         """
+        for condition in conditions:
+            self._step_name("branch", condition)
 
         def takes(number: int) -> Callable[[Any], bool]:
             def decide(value: Any) -> bool:

@@ -142,6 +142,16 @@ def test_what_takes_no_records_is_refused(target):
         Flows().stream.to(target)
 
 
+@pytest.mark.parametrize("operator", ["map", "filter", "flat_map", "peek", "branch"])
+def test_async_functions_are_refused_where_nobody_awaits_them(operator):
+    async def look_up(value):
+        return value
+
+    flow = Flows().stream.flow("orders")
+    with pytest.raises(ConfigurationError, match=rf"'orders': {operator}\(look_up\) .* async"):
+        getattr(flow, operator)(look_up)
+
+
 # -- functions that raise
 
 
