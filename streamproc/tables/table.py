@@ -58,6 +58,8 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def __init__(self, app: Any, *, ttl: Any = None, source: Any = None, **options: Any) -> None:
         super().__init__(app, **options)
+        if self._store is not None:
+            self._check_store(self._store)
         #: The source of the flow that writes to it: it has as many partitions.
         self.source = source
         #: Milliseconds, or None.
@@ -137,7 +139,11 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
     @property
     def in_memory(self) -> bool:
         """True when entries are kept in memory only."""
-        scheme = (self._store or URL(str(self.app.conf.store))).scheme
+        # Not "or": a URL without a host, as these are, is false.
+        return self._check_store(self.app.conf.store if self._store is None else self._store)
+
+    def _check_store(self, store: Any) -> bool:
+        scheme = URL(str(store)).scheme
         if scheme not in ("memory", "rocksdb"):
             raise ConfigurationError(
                 f"Table {self.name!r} has store {scheme}://; there are rocksdb:// and memory://"

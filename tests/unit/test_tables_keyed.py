@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamproc.errors import DecodeError, EncodeError, StoreError, TableError
+import streamproc
+from streamproc.errors import ConfigurationError, DecodeError, EncodeError, StoreError, TableError
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
 from streamproc.tables.state import Position
 from streamproc.tables.stores import MemoryStore, Meta, RocksStore
@@ -227,3 +228,13 @@ def test_an_update_that_is_not_read_back_yet_is_not_lost():
     state.apply([b'"k"'], [b"2"], Position(), 2)
     assert dict(state.scan()) == {"k": 2}
     assert state.dirty_count == 0
+
+
+@pytest.mark.parametrize("of_app", ["memory://", "rocksdb://"])
+def test_a_table_has_its_own_store_or_that_of_the_app(of_app):
+    app = streamproc.App("stores", broker="kafka://localhost:1", store=of_app)
+    assert app.Table("memory", store="memory://").in_memory
+    assert not app.Table("disk", store="rocksdb://").in_memory
+    assert app.Table("either").in_memory == (of_app == "memory://")
+    with pytest.raises(ConfigurationError, match="'other' has store rocks://; there are rocksdb"):
+        app.Table("other", store="rocks://")
