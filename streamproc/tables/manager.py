@@ -6,6 +6,7 @@ Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from time import monotonic
@@ -21,6 +22,8 @@ from streamproc.tables.recovery import Recovery
 from streamproc.tables.state import Flush
 from streamproc.tables.stores import MemoryStore, RocksStore, Store
 from streamproc.tables.table import Table
+
+logger = logging.getLogger(__name__)
 
 #: Longest wait for changelog topics to be there, in seconds.
 CHANGELOG_TIMEOUT = 30.0
@@ -117,8 +120,29 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                 (table.partitions,) = found
             # It was made when the table was defined.
             table.changelog_topic.partitions = table.partitions
+        for table in self.values():
+            if table.source is None and not table.is_replicated:
+                self._compare_partitions(table, counts, found)
         for source in self.app.flows:
             source.check(counts)
+
+    def _compare_partitions(
+        self, table: Any, counts: Mapping[str, int], sources: Collection[int]
+    ) -> None:
+        """Tell when a table fits no topic: several workers then share it in another way."""
+        count = counts.get(table.changelog_topic_name) or table.partitions
+        count = count or int(self.app.conf.topic_partitions)
+        if sources and count not in sources:
+            logger.warning(
+                "Table %r has %s partitions, and the topics that are read have %s. It needs as "
+                "many as the topic whose records write to it, or another worker may have their "
+                "partition of the table, and they are rejected. Give the table partitions=..., "
+                "and another name if its changelog %r exists.",
+                table.name,
+                count,
+                " and ".join(map(str, sorted(sources))),
+                table.changelog_topic_name,
+            )
 
     async def on_stop(self) -> None:
         await self.app._fetcher.stop()

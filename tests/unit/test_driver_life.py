@@ -347,3 +347,20 @@ def test_what_a_flow_repartitioned_comes_again_after_a_crash():
         driver.topic("readings").pipe("x", Reading(sensor="a", value=1), timestamp=START)
         driver.crash()
         assert driver.table("stats").windows("a")[START, START + 10_000]["n"] == 3
+
+
+@pytest.mark.parametrize("partitions", [8, 4, 2, 3])
+def test_a_table_that_fits_no_topic_is_told_at_the_start(caplog, partitions):
+    app = streamproc.App("uneven", broker="kafka://nowhere")
+    app.Table("counts", key_type=str, value_type=int, partitions=partitions)
+
+    async def read(stream):
+        async for _ in stream:
+            pass
+
+    for name in ("four", "two"):
+        app.agent(app.topic(name), name=name)(read)
+    with TestDriver(app, partitions={"four": 4, "two": 2}):
+        pass
+    told = f"Table 'counts' has {partitions} partitions, and the topics that are read have 2 and 4"
+    assert (told in caplog.text) == (partitions not in (4, 2))
