@@ -115,7 +115,7 @@ class Flow(StateOperators):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
                 f"Flow {self.name!r}: {kind}({label}) is given an async function, which nobody "
-                "would await: use a plain one, enrich() for look-ups, or an agent"
+                "would await: use a plain one, enrich() for look-ups, to(), or an agent"
             )
         return f"{kind} {label}" if label and label != "<lambda>" else kind
 
@@ -194,7 +194,7 @@ class Flow(StateOperators):
                 the source topic decides the partition in the same way.
             value_type: Type of the values in that topic, if ``map`` made others.
         """
-        pick = picker(key)
+        pick = picker(key, self.value_type)
         label = key if isinstance(key, str) else getattr(key, "__name__", "key").strip("<>")
         rekeyed = self._then(Rekey(f"key_by {label}", pick), self.value_type, rekeys=True)
         if not repartition:

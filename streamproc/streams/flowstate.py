@@ -89,7 +89,7 @@ class StateOperators:
         table = self._timed_table(
             name, "deduplicate", form=PASSED, watermarks=timing.watermarks(self._inputs)
         )
-        pick = None if key is None else picker(key)
+        pick = None if key is None else picker(key, self.value_type)
         step = Deduplicate(table.name, table, self._inputs, _positive("within", within), pick)
         return self._then(step, self.value_type)
 
@@ -202,7 +202,7 @@ class StateOperators:
         if on is None:
             for each in tables:
                 _check_keys(self.key_type, each.key_type, f"table {each.name!r}")
-        pick = None if on is None else picker(on)
+        pick = None if on is None else picker(on, self.value_type)
         joined = self._then(TableJoin(name, look_up, how, pick))
         return _paired(joined, fn, value_type, self.value_type, tables[0].value_type)
 
@@ -411,7 +411,7 @@ class StateOperators:
             name or f"{self._source.name}-enrich",
             self.app,
             lookup,
-            pick=None if key is None else picker(key),
+            pick=None if key is None else picker(key, self.value_type),
             batched=batched,
             concurrency=concurrency,
             cache=Cache(cache_size, duration(cache_ttl) / 1000),

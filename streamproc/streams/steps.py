@@ -6,6 +6,7 @@ again one by one, and the others go on.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -132,16 +133,23 @@ def isolate(
     return kept, results
 
 
-def picker(of: Picker) -> Callable[[Any], Any]:
+def picker(of: Picker, value_type: Any = None) -> Callable[[Any], Any]:
     """Return a function from a record to a field of it, by name or as it is given.
 
     Raises:
-        ConfigurationError: It is neither a name nor a function.
+        ConfigurationError: It is neither a name nor a function, or records of that type
+            have no such field.
     """
     if callable(of):
         return of
     if not isinstance(of, str):
         raise ConfigurationError(f"{of!r} is neither the name of a field nor a function")
+    if isinstance(value_type, type) and issubclass(value_type, msgspec.Struct):
+        name, fields = of.partition(".")[0], value_type.__struct_fields__
+        if name not in fields and not hasattr(value_type, name):
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(fields)}"
+            raise ConfigurationError(f"{value_type.__name__} has no field {name!r}{hint}")
     by_attribute, by_item = attrgetter(of), itemgetter(of)
 
     def pick(value: Any) -> Any:

@@ -152,6 +152,21 @@ def test_async_functions_are_refused_where_nobody_awaits_them(operator):
         getattr(flow, operator)(look_up)
 
 
+@pytest.mark.parametrize(
+    "define",
+    [
+        lambda flow: flow.key_by("sensr"),
+        lambda flow: flow.deduplicate(key="sensr"),
+        lambda flow: flow.join(flow.app.GlobalTable("places", key_type=str), on="sensr"),
+        lambda flow: flow.enrich(dict, key="sensr"),
+    ],
+)
+def test_a_field_that_records_do_not_have_is_refused_where_it_is_named(define):
+    flow = Flows(Reading).stream.flow()
+    with pytest.raises(ConfigurationError, match="no field 'sensr'; did you mean 'sensor'"):
+        define(flow)
+
+
 # -- functions that raise
 
 
