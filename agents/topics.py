@@ -8,7 +8,7 @@ clean_readings = app.topic("clean-readings", key_type=str, value_type=Reading)
 sensors = app.topic("sensors", key_type=str, value_type=Sensor, compacting=True, partitions=1)
 
 #: The registry of meters: each worker has all of it, as the topic `sensors` says.
-registry = app.GlobalTable("registry", changelog_topic=sensors)
+registry = app.GlobalTable("registry", changelog_topic=sensors, help="Where each meter is")
 
 #: The newest clean reading of each meter; ask any worker for /tables/latest/meter-7/.
-latest = app.Table("latest", key_type=str, value_type=Reading)
+latest = app.Table("latest", key_type=str, value_type=Reading, help="Newest reading of a meter")

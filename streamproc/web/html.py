@@ -31,10 +31,11 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 75rem; }
 nav { margin-bottom: .5rem; } h1 { font-size: 1.4rem; margin: .25rem 0 1rem; }
-h1, td, dd { overflow-wrap: anywhere; }
+h1, dd { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 a { color: LinkText; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: max-content; min-width: 100%; }
 th, td { text-align: left; padding: .45rem .7rem; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 4rem; max-width: 32rem; }
 tr:last-child td { border-bottom: 0; } th { background: var(--soft); font-weight: 600; }
