@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from faust.types import TP
 
+from streamproc.errors import StreamprocError
 from streamproc.kafka.progress import Delivery
 
 logger = logging.getLogger(__name__)
@@ -118,10 +119,18 @@ class DeadLetters:
             tp.partition,
             offset,
             stage,
-            error,
+            _reason(error),
             f"It went to topic {self.topic!r}" if self.topic else "It was skipped",
             f" ({suppressed} more like it since the last message)" if suppressed else "",
         )
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the log says: errors of users' code say little without their name."""
+    text = str(error).rstrip(".")
+    if isinstance(error, StreamprocError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def letter_headers(

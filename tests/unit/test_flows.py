@@ -167,6 +167,16 @@ def test_a_field_that_records_do_not_have_is_refused_where_it_is_named(define):
         define(flow)
 
 
+def test_the_log_names_the_error_that_rejected_a_record(caplog):
+    flows = Flows()
+    flows.stream.map({1: "one"}.__getitem__).to(flows.out.append)
+    with flows.driver() as driver:
+        driver.topic("numbers").pipe_many(numbered([1, 2]))
+        assert len(driver.dead_letters()) == 1
+    assert flows.out == ["one"]
+    assert "numbers/0@1 was rejected (flow-numbers map __getitem__): KeyError: 2. " in caplog.text
+
+
 # -- functions that raise
 
 
