@@ -16,7 +16,7 @@ from faust.types import AgentT, ChannelT
 from mode.utils.futures import maybe_async
 from mode.utils.text import want_str
 
-from streamproc.errors import SinkError
+from streamproc.errors import SinkError, TableError
 from streamproc.records.record import METADATA, Record
 from streamproc.streams.stream import Stream
 
@@ -62,6 +62,10 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
     async def _is_handled(self, error: Exception, aref: Any) -> bool:
         """See that what the agent failed at is given again or rejected."""
         self.log.error("Agent %s raised: %r", self.name, error, exc_info=error)
+        if isinstance(error, TableError):
+            # The app is wrong and not the record, which would be lost if it were rejected.
+            await self.app.checkpoint.abandon(error)
+            await asyncio.Event().wait()
         if self._on_error is not None:
             await self._on_error(self, error)
         stream = aref.stream.get_active_stream()

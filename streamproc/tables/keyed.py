@@ -37,6 +37,21 @@ class EntryCodec:
     encode_value: Callable[[Any], Any]
     decode_value: Callable[[bytes], Any]
     null: bytes = b"null"
+    #: What values should be, where it is a plain class.
+    value_type: type | None = None
+
+    def check(self, value: Any, raw: bytes) -> None:
+        """See that a value can be read again; one of the declared class itself can.
+
+        Raises:
+            EncodeError: It can't.
+        """
+        if self.value_type is None or value is None or type(value) is self.value_type:
+            return
+        try:
+            self.decode_value(raw)
+        except DecodeError as exc:
+            raise EncodeError(f"{value!r:.100} is no {self.value_type.__name__}: {exc}") from exc
 
     def raw_key(self, key: Any) -> bytes:
         """Encode a key."""
@@ -256,6 +271,9 @@ class KeyedState(PartitionState):
             return self._encode_each(taken)
         if None in keys or None in values:
             return self._encode_each(taken)
+        declared = codec.value_type
+        if declared and set(map(type, map(self.cache.__getitem__, taken))) - {declared}:
+            return self._encode_each(taken)
         return keys, values
 
     def _encode_each(self, taken: dict[Any, Any]) -> tuple[list[bytes], list[bytes | None]]:
@@ -265,7 +283,12 @@ class KeyedState(PartitionState):
         for key in taken:
             try:
                 keys.append(codec.raw_key(key))
-                values.append(codec.raw_value(cache[key]) if key in cache else None)
+                if key not in cache:
+                    values.append(None)
+                    continue
+                raw = codec.raw_value(cache[key])
+                codec.check(cache[key], raw)
+                values.append(raw)
             except EncodeError as exc:
                 raise TableError(
                     f"Table {codec.table!r} can't keep an entry (key {key!r:.100}): {exc}. Give "

@@ -165,6 +165,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
                 values.encoder(self.value_type),
                 values.decoder(self.value_type),
                 NULL.get(str(self.value_serializer), b"\x00null"),
+                self.value_type if isinstance(self.value_type, type) else None,
             )
         return self._codec
 
@@ -188,6 +189,14 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         state = self.state
         if state is not None:
             return state
+        place = current_place.get()
+        if place is not None and place.partition >= self.partition_count:
+            raise TableError(
+                f"Table {self.name!r} has {self.partition_count} partitions and the record in hand "
+                f"is of partition {place.partition}: the table needs as many as the topic whose "
+                "records write to it. Give it partitions=..., and another name if its changelog "
+                f"{self.changelog_topic_name!r} exists."
+            )
         # Windows of a key are where the key is.
         partition = self.partition_of(key if self.windows is None else key[0])
         try:

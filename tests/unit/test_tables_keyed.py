@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamproc
-from streamproc.errors import ConfigurationError, DecodeError, EncodeError, StoreError, TableError
+from streamproc.errors import (
+    ConfigurationError,
+    DecodeError,
+    DriverError,
+    EncodeError,
+    StoreError,
+    TableError,
+)
 from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
 from streamproc.tables.state import Position
 from streamproc.tables.stores import MemoryStore, Meta, RocksStore
+from streamproc.testing import TestDriver
 
 
 def encode(value):
@@ -189,6 +197,44 @@ def test_an_entry_that_cannot_be_encoded_is_named():
     state.set("k", {1, 2})
     with pytest.raises(TableError, match=r"'counts' can't keep an entry \(key 'k'\)"):
         state.flush({})
+
+
+def test_a_value_that_is_not_of_the_declared_type_is_refused_before_it_is_kept():
+    app = streamproc.App("typed", broker="kafka://nowhere")
+    numbers = app.topic("numbers", key_type=str, value_type=str)
+    counts = app.Table("counts", key_type=str, value_type=int)
+    floats = app.Table("floats", key_type=str, value_type=float)
+
+    @app.agent(numbers)
+    async def keep(stream):
+        async for key, value in stream.items():
+            floats[key] = 1
+            counts[key] = int(value) if value.isdigit() else value
+
+    def run():
+        with TestDriver(app, partitions=1) as driver:
+            for value in ("1", "many"):
+                driver.topic("numbers").pipe("k", value)
+                driver.checkpoint()
+
+    with pytest.raises(DriverError, match=r"'counts' can't keep .*'k'.*'many' is no int"):
+        run()
+
+
+def test_an_agent_that_uses_a_table_wrongly_stops_the_worker_and_loses_no_record():
+    app = streamproc.App("wrong", broker="kafka://nowhere")
+    numbers = app.topic("numbers", key_type=str, value_type=int)
+    counts = app.Table("counts", key_type=str, value_type=int, default=int, partitions=1)
+
+    @app.agent(numbers)
+    async def keep(stream):
+        async for key, _ in stream.items():
+            counts[key] += 1
+
+    driver = TestDriver(app, partitions=2)
+    with pytest.raises(DriverError, match="'counts' has 1 partitions"), driver:
+        driver.topic("numbers").pipe("k", 1, partition=1)
+    assert not driver.dead_letters()
 
 
 def test_what_others_write_has_the_order_of_the_changelog():
