@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 
@@ -138,8 +139,8 @@ def test_progress_is_told(counting, produce, kafka_client, wait_for):
         produce(name, changelog((f"k{n}", n) for n in range(part * 50_000, part * 50_000 + 50_000)))
     worker = app.start(ready=True)
     assert "Tables recovered: 200,004 records" in worker.log
-    assert "Recovering tables: " in worker.log
-    assert "left in 1 partitions, about 0 s" in worker.log
+    # How much a fetch brings is up to the broker: it may be all.
+    assert re.search(r"Recovering tables: .* MB read, .* left in [01] partitions", worker.log)
     app.wait("table")
     wait_for(lambda: len(last_table(app)) == 200_000, 20)
 
