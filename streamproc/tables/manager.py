@@ -136,7 +136,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             logger.warning(
                 "Table %r has %s partitions, and the topics that are read have %s. It needs as "
                 "many as the topic whose records write to it, or another worker may have their "
-                "partition of the table, and they are rejected. Give the table partitions=..., "
+                "partition of the table, which stops the worker. Give the table partitions=..., "
                 "and another name if its changelog %r exists.",
                 table.name,
                 count,
