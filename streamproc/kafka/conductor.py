@@ -53,7 +53,11 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         changed = self._subscription_changed = asyncio.Event()
         while not self.should_stop:
             changed.clear()
-            await app.consumer.subscribe(await self._update_indices())
+            topics = await self._update_indices()
+            if app.should_stop:
+                # A worker that failed at its start must not join the group while it stops.
+                return
+            await app.consumer.subscribe(topics)
             notify(self._subscription_done)
             await changed.wait()
             await self.sleep(self._resubscribe_sleep_lock_seconds)
