@@ -1,68 +1,67 @@
 """Making window specifications, with durations as people write them.
 
 All durations are timedeltas, numbers of seconds, or texts such as "10s", "500ms" or "1h30m".
-The options that all kinds take are documented at
-:class:`~streamproc.windows.spec.WindowSpec`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from streamproc.records.durations import Duration, duration
 from streamproc.windows.spec import Emit, Hopping, Session, Sliding, Time, Tumbling
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def tumbling(
-    size: Duration,
-    *,
-    offset: Duration = 0,
-    grace: Duration = 0,
-    emit: Emit = "final",
-    time: Time = "event",
-    out_of_orderness: Duration = 0,
-    idle_timeout: Duration | None = "10s",
-    late: Any = None,
-) -> Tumbling:
+
+class WindowOptions(TypedDict, total=False):
+    """What all kinds of windows take.
+
+    Attributes:
+        grace: How long after its end a window still takes records.
+        emit: "final" (one result, at the end; the default) or "updates".
+        time: "event" (the default) or "processing".
+        out_of_orderness: How far out of order records are expected to be.
+        idle_timeout: After how much silence time goes on without records, "10s" if it isn't
+            given; None: never.
+        late: What becomes of late records: None, "dead-letter", a callback or a topic.
+    """
+
+    grace: Duration
+    emit: Emit
+    time: Time
+    out_of_orderness: Duration
+    idle_timeout: Duration | None
+    late: Any
+
+
+def _in_milliseconds(options: WindowOptions) -> dict[str, Any]:
+    spec: dict[str, Any] = dict(options)
+    for name in ("grace", "out_of_orderness", "idle_timeout"):
+        if spec.get(name) is not None:
+            spec[name] = duration(spec[name])
+    return spec
+
+
+def tumbling(size: Duration, *, offset: Duration = 0, **options: Unpack[WindowOptions]) -> Tumbling:
     """Return windows of ``size``, one after the other.
 
     Args:
         size: Length of a window.
         offset: Shifts where windows begin (from multiples of size since 1970, UTC); may be
             negative.
-        grace: How long after its end a window still takes records.
-        emit: "final" (one result, at the end) or "updates".
-        time: "event" or "processing".
-        out_of_orderness: How far out of order records are expected to be.
-        idle_timeout: After how much silence time goes on without records; None: never.
-        late: What becomes of late records: None, "dead-letter", a callback or a topic.
+        **options: See :class:`WindowOptions`.
 
     Raises:
         ConfigurationError: A value is wrong.
     """
     return Tumbling(
-        size=duration(size),
-        offset=duration(offset, signed=True),
-        grace=duration(grace),
-        emit=emit,
-        time=time,
-        out_of_orderness=duration(out_of_orderness),
-        idle_timeout=None if idle_timeout is None else duration(idle_timeout),
-        late=late,
+        size=duration(size), offset=duration(offset, signed=True), **_in_milliseconds(options)
     )
 
 
 def hopping(
-    size: Duration,
-    step: Duration,
-    *,
-    offset: Duration = 0,
-    grace: Duration = 0,
-    emit: Emit = "final",
-    time: Time = "event",
-    out_of_orderness: Duration = 0,
-    idle_timeout: Duration | None = "10s",
-    late: Any = None,
+    size: Duration, step: Duration, *, offset: Duration = 0, **options: Unpack[WindowOptions]
 ) -> Hopping:
     """Return windows of ``size`` that begin every ``step``.
 
@@ -71,12 +70,7 @@ def hopping(
         step: From the beginning of a window to that of the next; at most ``size``.
         offset: Shifts where windows begin (from multiples of step since 1970, UTC); may be
             negative.
-        grace: How long after its end a window still takes records.
-        emit: "final" (one result, at the end) or "updates".
-        time: "event" or "processing".
-        out_of_orderness: How far out of order records are expected to be.
-        idle_timeout: After how much silence time goes on without records; None: never.
-        late: What becomes of late records: None, "dead-letter", a callback or a topic.
+        **options: See :class:`WindowOptions`.
 
     Raises:
         ConfigurationError: A value is wrong.
@@ -85,72 +79,32 @@ def hopping(
         size=duration(size),
         step=duration(step),
         offset=duration(offset, signed=True),
-        grace=duration(grace),
-        emit=emit,
-        time=time,
-        out_of_orderness=duration(out_of_orderness),
-        idle_timeout=None if idle_timeout is None else duration(idle_timeout),
-        late=late,
+        **_in_milliseconds(options),
     )
 
 
-def sliding(
-    size: Duration,
-    *,
-    grace: Duration = 0,
-    emit: Emit = "final",
-    time: Time = "event",
-    out_of_orderness: Duration = 0,
-    idle_timeout: Duration | None = "10s",
-    late: Any = None,
-) -> Sliding:
+def sliding(size: Duration, **options: Unpack[WindowOptions]) -> Sliding:
     """Return, for each key and distinct event time t, the window (t - size, t].
 
     Args:
         size: Length of a window.
-        grace: How long after its end a window still takes records.
-        emit: "final" (one result, at the end) or "updates".
-        time: "event" or "processing".
-        out_of_orderness: How far out of order records are expected to be.
-        idle_timeout: After how much silence time goes on without records; None: never.
-        late: What becomes of late records: None, "dead-letter", a callback or a topic.
+        **options: See :class:`WindowOptions`.
 
     Raises:
         ConfigurationError: A value is wrong.
     """
-    return Sliding(
-        size=duration(size),
-        grace=duration(grace),
-        emit=emit,
-        time=time,
-        out_of_orderness=duration(out_of_orderness),
-        idle_timeout=None if idle_timeout is None else duration(idle_timeout),
-        late=late,
-    )
+    return Sliding(size=duration(size), **_in_milliseconds(options))
 
 
 def session(
-    gap: Duration,
-    *,
-    max_length: Duration | None = None,
-    grace: Duration = 0,
-    emit: Emit = "final",
-    time: Time = "event",
-    out_of_orderness: Duration = 0,
-    idle_timeout: Duration | None = "10s",
-    late: Any = None,
+    gap: Duration, *, max_length: Duration | None = None, **options: Unpack[WindowOptions]
 ) -> Session:
     """Return, for each key, windows of records less than ``gap`` apart.
 
     Args:
         gap: The silence that ends a session.
         max_length: Bound for the length of a window, its gap included; None: no bound.
-        grace: How long after its end a window still takes records.
-        emit: "final" (one result, at the end) or "updates".
-        time: "event" or "processing".
-        out_of_orderness: How far out of order records are expected to be.
-        idle_timeout: After how much silence time goes on without records; None: never.
-        late: What becomes of late records: None, "dead-letter", a callback or a topic.
+        **options: See :class:`WindowOptions`.
 
     Raises:
         ConfigurationError: A value is wrong.
@@ -158,10 +112,5 @@ def session(
     return Session(
         gap=duration(gap),
         max_length=None if max_length is None else duration(max_length),
-        grace=duration(grace),
-        emit=emit,
-        time=time,
-        out_of_orderness=duration(out_of_orderness),
-        idle_timeout=None if idle_timeout is None else duration(idle_timeout),
-        late=late,
+        **_in_milliseconds(options),
     )
