@@ -162,6 +162,11 @@ class Checkpoint:
         logger.error("The worker stops and goes back to its last checkpoint: %s", error)
         await self.app.crash(error)
 
+    async def halt(self, error: BaseException) -> None:
+        """Abandon, and never return: the task that calls it ends with the worker."""
+        await self.abandon(error)
+        await asyncio.Event().wait()
+
     def on_progress(self) -> None:
         """A batch is done: see that changes of tables do not grow without bound."""
         self._batches += 1

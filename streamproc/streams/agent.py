@@ -64,8 +64,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         self.log.error("Agent %s raised: %r", self.name, error, exc_info=error)
         if isinstance(error, TableError):
             # The app is wrong and not the record, which would be lost if it were rejected.
-            await self.app.checkpoint.abandon(error)
-            await asyncio.Event().wait()
+            await self.app.checkpoint.halt(error)
         if self._on_error is not None:
             await self._on_error(self, error)
         stream = aref.stream.get_active_stream()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from streamproc.errors import ConfigurationError, LookUpFailed
 from streamproc.streams.rows import Rows
-from streamproc.streams.steps import AsyncStep, Task, isolate
+from streamproc.streams.steps import AsyncStep, Task, applied
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +129,7 @@ class Enrich(AsyncStep):
     async def run(self, rows: Rows, task: Task) -> Rows:
         keys = rows.keys
         if self._pick is not None:
-            kept, keys = isolate(self.name, rows, task, self._pick)
-            if len(kept) < len(rows):
-                rows = rows.pick(kept)
+            rows, keys = applied(self.name, rows, task, self._pick)
         found, failed = await self._find(set(keys))
         kept, results = [], []
         for row, key in enumerate(keys):

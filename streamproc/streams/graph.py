@@ -72,10 +72,15 @@ class Node:
         task.waiting.append(Waiting(self, rows, before, mine))
 
     def walk(self) -> Iterator[Node]:
-        """Iterate over this node and all that follow it."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+        """Iterate over this node and all that follow it, each once."""
+        seen: dict[Node, None] = {}
+        ahead = [self]
+        while ahead:
+            node = ahead.pop()
+            if node not in seen:
+                seen[node] = None
+                yield node
+                ahead += reversed(node.children)
 
 
 @dataclass(slots=True)
@@ -127,7 +132,12 @@ class Source(Node):
         #: How many upstream partitions send to the topic, if it is one between two parts of
         #: a flow; their number comes in a header, so that the slowest holds the watermark.
         self.upstream: Source | None = None
-        app.agent(topic, name=name)(self._run)
+
+        async def run(stream: Any) -> None:
+            await self._run(stream)
+
+        run.__name__ = run.__qualname__ = name  # what the log calls the agent
+        app.agent(topic, name=name)(run)
         if not app.flows:
             app.timer(TICK_INTERVAL)(Ticker(app).tick)
         app.flows.append(self)
@@ -187,8 +197,7 @@ class Source(Node):
             except Exception as exc:
                 # To give the batch again would count it twice in the operators' state.
                 self.app.log.exception("Flow %s failed: %r", self.name, exc)
-                await app.checkpoint.abandon(exc)
-                await asyncio.Event().wait()
+                await app.checkpoint.halt(exc)
 
     def _rows_of(self, batch: Batch[Any], times: Any) -> Iterator[Rows]:
         event_times = batch.timestamps if times is None else times(batch.values, batch.timestamps)

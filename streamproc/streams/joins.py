@@ -10,7 +10,7 @@ import msgspec
 from streamproc.errors import ConfigurationError
 from streamproc.streams.intervals import TwoInputs, one_of
 from streamproc.streams.rows import Rows
-from streamproc.streams.steps import Step, Task, isolate
+from streamproc.streams.steps import Step, Task, applied
 from streamproc.streams.timing import TimedStep
 from streamproc.tables.keyed import MISSING
 from streamproc.tables.pack import value_codec
@@ -93,9 +93,7 @@ class TableJoin(Step):
     def process(self, rows: Rows, task: Task) -> Rows:
         keys = rows.keys
         if self._on is not None:
-            kept, keys = isolate(self.name, rows, task, self._on)
-            if len(kept) < len(rows):
-                rows = rows.pick(kept)
+            rows, keys = applied(self.name, rows, task, self._on)
         found = self._look_up(keys, task.partition)
         if self._keeps_all:
             return rows.with_values(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamproc.streams.rows import Rows
-from streamproc.streams.steps import Task, isolate
+from streamproc.streams.steps import Task, applied
 from streamproc.streams.timing import Inputs, TimedStep
 from streamproc.tables.pack import pack, unpack
 from streamproc.tables.timedstate import Form, TimedState, TimedTable
@@ -75,9 +75,7 @@ class Deduplicate(_Limit):
         state, within = self.state(task), self._within
         keys = rows.keys
         if self._pick is not None:
-            kept, keys = isolate(self.name, rows, task, self._pick)
-            if len(kept) < len(rows):
-                rows = rows.pick(kept)
+            rows, keys = applied(self.name, rows, task, self._pick)
         if not len(rows):
             return rows
         passing = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -158,43 +158,51 @@ def picker(of: Picker, value_type: Any = None) -> Callable[[Any], Any]:
     return pick
 
 
-class Map(Step):
+def applied(
+    step: str, rows: Rows, task: Task, call: Callable[[Any], Any]
+) -> tuple[Rows, list[Any]]:
+    """Call a function on all values; return the rows at which it didn't raise, and the results."""
+    try:
+        return rows, list(map(call, rows.values))
+    except Exception:  # noqa: BLE001 - looked at one by one
+        kept, results = isolate(step, rows, task, call)
+        return rows.pick(kept), results
+
+
+class OfValues(Step):
+    """A step that calls a user's function on each value."""
+
+    def __init__(self, name: str, call: Callable[[Any], Any]) -> None:
+        self.name = name
+        self._call = call
+
+
+class Map(OfValues):
     """Each value becomes ``call(value)``."""
 
-    def __init__(self, name: str, call: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._call = call
-
     def process(self, rows: Rows, task: Task) -> Rows:
-        try:
-            return rows.with_values(list(map(self._call, rows.values)))
-        except Exception:  # noqa: BLE001 - looked at one by one
-            kept, values = isolate(self.name, rows, task, self._call)
-            return rows.pick(kept).with_values(values)
+        rows, values = applied(self.name, rows, task, self._call)
+        return rows.with_values(values)
 
 
-class Filter(Step):
+class Filter(OfValues):
     """Rows stay for which ``call(value)`` is true."""
 
-    def __init__(self, name: str, call: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._call = call
-
     def process(self, rows: Rows, task: Task) -> Rows:
-        try:
-            mask = list(map(self._call, rows.values))
-        except Exception:  # noqa: BLE001 - looked at one by one
-            kept, wanted = isolate(self.name, rows, task, self._call)
-            return rows.pick([row for row, want in zip(kept, wanted, strict=True) if want])
+        rows, mask = applied(self.name, rows, task, self._call)
         return rows if all(mask) else rows.keep(mask)
 
 
-class FlatMap(Step):
-    """Each value becomes the values that ``call(value)`` gives."""
+class Rekey(OfValues):
+    """Each key becomes ``call(value)``; the partition stays."""
 
-    def __init__(self, name: str, call: Callable[[Any], Iterable[Any]]) -> None:
-        self.name = name
-        self._call = call
+    def process(self, rows: Rows, task: Task) -> Rows:
+        rows, keys = applied(self.name, rows, task, self._call)
+        return rows.with_keys(keys)
+
+
+class FlatMap(OfValues):
+    """Each value becomes the values that ``call(value)`` gives."""
 
     def process(self, rows: Rows, task: Task) -> Rows:
         kept, lists = isolate(self.name, rows, task, lambda value: list(self._call(value)))
@@ -202,31 +210,12 @@ class FlatMap(Step):
         return rows.pick(repeated).with_values([value for many in lists for value in many])
 
 
-class Peek(Step):
-    """Calls ``call(value)`` and leaves rows as they are."""
-
-    def __init__(self, name: str, call: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._call = call
+class Peek(OfValues):
+    """Calls ``call(value)``, once, and leaves rows as they are."""
 
     def process(self, rows: Rows, task: Task) -> Rows:
         kept, _ = isolate(self.name, rows, task, self._call)
         return rows if len(kept) == len(rows) else rows.pick(kept)
-
-
-class Rekey(Step):
-    """Each key becomes ``call(value)``; the partition stays."""
-
-    def __init__(self, name: str, call: Callable[[Any], Any]) -> None:
-        self.name = name
-        self._call = call
-
-    def process(self, rows: Rows, task: Task) -> Rows:
-        try:
-            return rows.with_keys(list(map(self._call, rows.values)))
-        except Exception:  # noqa: BLE001 - looked at one by one
-            kept, keys = isolate(self.name, rows, task, self._call)
-            return rows.pick(kept).with_keys(keys)
 
 
 class Merge(Step):
