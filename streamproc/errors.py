@@ -46,6 +46,10 @@ class SinkUnavailable(SinkError):
     """A sink's server is away or overloaded; the same write may succeed later."""
 
 
+class Fenced(StreamprocError):
+    """Another worker owns the partitions: what was done since the last checkpoint is void."""
+
+
 class ProducerError(StreamprocError):
     """Records sent to Kafka were not acknowledged; their source offsets are not committed."""
 

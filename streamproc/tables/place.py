@@ -17,12 +17,22 @@ class Place:
 
     Attributes:
         partition: Partition of the records in hand; -1 when they are of several.
+        wrote: True when the record in hand has changed a table, sent a record, or written
+            to a transactional sink: it can't simply be given again.
     """
 
-    __slots__ = ("partition",)
+    __slots__ = ("partition", "wrote")
 
     def __init__(self) -> None:
         self.partition = -1
+        self.wrote = False
+
+    def source(self) -> tuple[str, int] | None:
+        """Return the reader ("topic@agent") and the offset of what is in hand.
+
+        Between records it is the offset that comes next; None if there is no reader.
+        """
+        return None
 
     def event_time(self) -> int | None:
         """Event time of the record in hand in milliseconds, or None if there is none."""
