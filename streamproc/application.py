@@ -67,6 +67,19 @@ class App(faust.App):  # type: ignore[misc]
         group_instance_id: A name that this worker keeps over restarts, and no other has: a
             restart within the session time-out costs the others no rebalance. Faust's
             ``consumer_group_instance_id``.
+        processing_guarantee: "at_least_once", or "exactly_once": what is sent to Kafka, tables
+            and source offsets are one transaction a checkpoint, and sinks that can keep
+            offsets with their results. Needs Kafka 2.5 or newer.
+        transaction_timeout: Seconds after which the broker aborts a transaction. Longer than
+            two checkpoints are apart, and than agents need for a record; readers of the
+            results wait so long for those of a worker that was killed.
+        checkpoint_records: Records read after which a checkpoint comes before its time
+            (``broker_commit_interval``).
+        checkpoint_bytes: Bytes read after which it does, as they are in memory.
+        when_sink_behind: What to do when the server of a transactional sink has forgotten
+            results, restored from an older copy for example: "replay" reads their records
+            again, "continue" goes on without them, "stop" stops. By default it stops if
+            there are tables, which would count again, and else replays.
         **options: Settings of ``faust.App``.
 
     Raises:
@@ -88,13 +101,22 @@ class App(faust.App):  # type: ignore[misc]
         read_committed: bool = False,
         table_cache_bytes: int = 32 * 1024 * 1024,
         group_instance_id: str | None = None,
+        processing_guarantee: Any = "at_least_once",
+        transaction_timeout: float = 10.0,
+        checkpoint_records: int = 1_000_000,
+        checkpoint_bytes: int = 256 * 1024 * 1024,
+        when_sink_behind: str | None = None,
         **options: Any,
     ) -> None:
-        if str(options.get("processing_guarantee", "")).endswith("exactly_once"):
+        self.exactly_once = _is_exactly_once(processing_guarantee)
+        if when_sink_behind not in (None, "replay", "continue", "stop"):
             raise ConfigurationError(
-                'processing_guarantee="exactly_once" of Faust can lose and repeat records and is '
-                "not supported; leave it out for at-least-once"
+                f"when_sink_behind={when_sink_behind!r}: it is 'replay', 'continue' or 'stop'"
             )
+        self.transaction_timeout = transaction_timeout
+        self.checkpoint_records = checkpoint_records
+        self.checkpoint_bytes = checkpoint_bytes
+        self.when_sink_behind = when_sink_behind
         self.redis_url = redis
         self.batch_size = batch_size
         self.buffer_bytes = buffer_bytes
@@ -166,7 +188,10 @@ class App(faust.App):  # type: ignore[misc]
         if opening is None:
             opening = self._sinks[sink] = asyncio.ensure_future(sink.open(self))
         await opening
-        self.checkpoint.add(sink)
+        if sink.is_transactional:
+            await self.checkpoint.add_transactional(sink)
+        else:
+            self.checkpoint.add(sink)
 
     @cached_property
     def _reply_consumer(self) -> ReplyConsumer:
@@ -178,3 +203,13 @@ class App(faust.App):  # type: ignore[misc]
     async def on_stop(self) -> None:
         await super().on_stop()
         await asyncio.gather(*(sink.close() for sink in self._sinks))
+
+
+def _is_exactly_once(guarantee: Any) -> bool:
+    # Faust's enumeration has these values, too.
+    name = str(getattr(guarantee, "value", guarantee))
+    if name not in ("at_least_once", "exactly_once"):
+        raise ConfigurationError(
+            f"processing_guarantee={name!r}: it is 'at_least_once' or 'exactly_once'"
+        )
+    return name == "exactly_once"

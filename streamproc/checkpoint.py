@@ -1,19 +1,25 @@
-"""The checkpoint: what makes a worker at-least-once, and its state exact.
+"""The checkpoint: what a worker's guarantees come from.
 
 One object a worker. Sinks, tables, producer and consumer know its small protocol and
 nothing of each other.
+
+At least once: results are durable before the offsets of their records are committed.
+Exactly once: outputs, changelogs and offsets are one Kafka transaction, and the group
+refuses it from a worker that has lost its partitions (KIP-447). Transactional sinks keep
+offsets with their results, under both; they are written before anything is committed in
+Kafka, so that what is processed again after a crash is known to them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from streamproc.errors import ProducerError, SinkError, StreamprocError
+from streamproc.errors import Fenced, ProducerError, SinkBehind, SinkError, StreamprocError
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +121,18 @@ class Gate:
         self._opened.clear()
         self._open()
 
-    async def hold(self, take: Any) -> Any:
-        """Call ``take()`` while no stream is inside, and return what it returns."""
+    @asynccontextmanager
+    async def hold(self, *, patiently: bool = False) -> AsyncIterator[None]:
+        """Keep the gate shut while nobody is inside.
+
+        Args:
+            patiently: Wait for slow agents too, however long they take.
+        """
         with self._closed():
-            deadline = monotonic() + GATE_TIMEOUT
-            while self._inside - self._slow and (left := deadline - monotonic()) > 0:
-                self._left.clear()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._left.wait(), left)
+            deadline = None if patiently else monotonic() + GATE_TIMEOUT
+            if patiently:
+                self._slow.clear()
+            await self._wait_until_left(deadline)
             self._slow |= self._inside
             if self._slow - set(self.in_hand) and not self._warned:
                 self._warned = True
@@ -133,7 +143,24 @@ class Gate:
                     GATE_TIMEOUT,
                     ", ".join(map(repr, self._inside - set(self.in_hand))),
                 )
-            return take()
+            yield
+
+    async def _wait_until_left(self, deadline: float | None) -> None:
+        while self._inside - self._slow:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return
+            self._left.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._left.wait(), left)
+
+
+class Taken(NamedTuple):
+    """What a checkpoint is about: source offsets, changes of tables, positions of readers."""
+
+    offsets: dict[Any, int]
+    flushes: list[Any]
+    positions: dict[int, dict[str, int]]
 
 
 class Checkpoint:
@@ -144,14 +171,55 @@ class Checkpoint:
         self.gate = Gate()
         #: Set when a checkpoint should come before its time.
         self.wanted = asyncio.Event()
+        #: What was done since the last checkpoint counts for nothing: nothing of it may be
+        #: committed until the worker has gone back.
+        self.is_void = False
         self._batches = 0
+        self._records = 0
+        self._bytes = 0
         self._abandoned = False
         self._participants: list[Flushable] = []
+        self._transactional: list[Any] = []
+        self._going_back: asyncio.Future[None] | None = None
 
     def add(self, participant: Flushable) -> None:
         """Flush ``participant`` in every checkpoint, before offsets are committed."""
         if participant not in self._participants:
             self._participants.append(participant)
+
+    async def add_transactional(self, sink: Any) -> None:
+        """Commit ``sink`` in every checkpoint; it claims the partitions there are."""
+        if sink not in self._transactional:
+            self._transactional.append(sink)
+            if self.app.consumer.assignment() and not self.app.rebalancing:
+                await self._claim(sink, self.app.consumer.assignment())
+
+    # -- when
+
+    def on_read(self, records: int, size: int) -> None:
+        """Records were read: see that a checkpoint comes after so many, or so many bytes."""
+        self._records += records
+        self._bytes += size
+        app = self.app
+        if self._records >= app.checkpoint_records or self._bytes >= app.checkpoint_bytes:
+            self.wanted.set()
+
+    def on_progress(self) -> None:
+        """A batch is done: see that changes of tables do not grow without bound."""
+        self._batches += 1
+        if self._batches % BATCHES_PER_LOOK == 0:
+            self._bound_changes()
+
+    def _bound_changes(self) -> None:
+        changes = self.app.tables.dirty_count if self.app.tables else 0
+        sinks_are_full = any(sink.is_full for sink in self._transactional)
+        if changes > EARLY_ENTRIES or sinks_are_full:
+            self.wanted.set()
+        full = changes > MOST_ENTRIES or sinks_are_full
+        if full != self.gate.full:
+            self.gate.set_full(full)
+
+    # -- giving up
 
     async def abandon(self, error: BaseException) -> None:
         """Stop the worker and commit nothing more: its state may hold a part of a batch.
@@ -167,79 +235,202 @@ class Checkpoint:
         await self.abandon(error)
         await asyncio.Event().wait()
 
-    def on_progress(self) -> None:
-        """A batch is done: see that changes of tables do not grow without bound."""
-        self._batches += 1
-        if self._batches % BATCHES_PER_LOOK == 0 and self.app.tables:
-            self._bound_changes()
+    async def start_over(self, error: BaseException) -> None:
+        """Go back to the last checkpoint without leaving the process, and go on from there.
 
-    def _bound_changes(self) -> None:
-        changes = self.app.tables.dirty_count
-        if changes > EARLY_ENTRIES:
-            self.wanted.set()
-        full = changes > MOST_ENTRIES
-        if full != self.gate.full:
-            self.gate.set_full(full)
+        Returns at once. Streams end their records in hand, of which nothing counts.
+        """
+        self.make_void()
+        if isinstance(error, Fenced):
+            logger.warning("%s. What was done since the last checkpoint is left to others", error)
+        else:
+            logger.warning("Going back to the last checkpoint: %s", error)
+        if self._going_back is None or self._going_back.done():
+            self._going_back = asyncio.ensure_future(self._go_back(isinstance(error, Fenced)))
+
+    def make_void(self) -> None:
+        """Let nothing count that was done since the last checkpoint."""
+        self.is_void = True
+        self.app.consumer.stop_flow()
+        self.app.topics.close_progress()
+
+    async def _go_back(self, is_fenced: bool) -> None:
+        app = self.app
+        try:
+            if app.rebalancing:
+                return  # the new assignment begins at the checkpoint
+            if is_fenced:
+                await app.consumer.rejoin()
+                return
+            generation = app.consumer_generation_id
+            await app.consumer.maybe_wait_for_commit_to_finish()
+            async with self.gate.hold(patiently=True):
+                if app.rebalancing or generation != app.consumer_generation_id:
+                    return
+                await self.clear()
+                await app.consumer.rewind()
+                app.consumer.resume_flow()
+        except StreamprocError as exc:
+            await self.abandon(exc)
+
+    async def clear(self) -> None:
+        """Forget what was done since the last checkpoint, if it is void."""
+        if not self.is_void:
+            return
+        if self.app.exactly_once:
+            await self.app.producer.abort_transaction()
+        for sink in self._transactional:
+            sink.discard()
+        self.app.tables.roll_back()
+        self.is_void = False
+
+    # -- at an assignment
+
+    async def claim(self, partitions: Collection[Any]) -> Mapping[Any, int]:
+        """Claim the results of ``partitions`` in all transactional sinks.
+
+        Returns the offsets from which to read, where a sink is behind the group: its server
+        was restored from an older copy.
+
+        Raises:
+            SinkBehind: It is, and what is missing can't be made again.
+        """
+        behind: dict[Any, int] = {}
+        for sink in self._transactional:
+            for tp, offset in (await self._claim(sink, partitions)).items():
+                behind[tp] = min(offset, behind.get(tp, offset))
+        return behind
+
+    async def _claim(self, sink: Any, partitions: Collection[Any]) -> dict[Any, int]:
+        app = self.app
+        sources = {tp for tp in partitions if tp.topic not in app.tables.changelog_topics}
+        claimed = await sink.claim(sources)
+        app.topics.cut_at(claimed)
+        behind = {}
+        for tp in sources:
+            committed = app.consumer.committed_offset(tp) or 0
+            known = [
+                offset
+                for reader, offset in claimed.get(tp.partition, {}).items()
+                if reader.partition("@")[0] == tp.topic
+            ]
+            if known and min(known) < committed:
+                behind[tp] = min(known)
+        return _by_policy(app, sink, behind) if behind else {}
+
+    # -- the cycle
 
     async def commit(self) -> bool:
         """Make results durable, then commit the source offsets they came from.
 
-        1. Note the offset up to which agents are done, and take what tables have changed.
-           With tables, streams wait between two records for this moment; partitions in
-           which an operator has a batch in hand for longer are left to the next checkpoint.
+        1. Note the offset up to which agents are done, and take what tables and
+           transactional sinks have got. Streams wait between two records for this moment;
+           partitions in which an operator has a batch in hand for longer are left to the
+           next checkpoint.
         2. Flush the sinks.
         3. Publish messages that Faust attached to those offsets.
         4. Flush the producer: every record sent is acknowledged.
-        5. Write the tables: to the changelogs, and when those have it to the stores. Not if
+        5. Commit the transactional sinks, with the offsets.
+        6. Write the tables: to the changelogs, and when those have it to the stores. Not if
            the group has given the partitions to others: their state must not be mixed up.
-        6. Commit the offsets noted in step 1.
+        7. Commit the offsets noted in step 1.
+
+        With exactly once, streams wait until the end (what they sent meanwhile would be part
+        of the transaction, and the offsets not); step 7 ends the transaction that holds all
+        that was sent, and stores are written after it.
 
         A failure leaves the offsets where they were, so that a restart processes again
         what isn't durable. Tables are written after all results, with the offsets they
         go up to: what a restart finds there need not be processed again. Returns True
         when offsets were committed.
         """
-        app = self.app
-        if self._abandoned:
+        if self._abandoned or self.is_void:
             return False
+        self._records = self._bytes = 0
         try:
-            if app.tables:
-                offsets, flushes = await self.gate.hold(self._take)
+            if self.app.exactly_once:
+                async with self.gate.hold(patiently=True):
+                    if self.is_void:
+                        return False
+                    return await self._commit_exactly_once(self._take())
+            return await self._commit_at_least_once(await self._taken())
+        except Fenced as exc:
+            await self.start_over(exc)
+        except ProducerError as exc:
+            if self.app.exactly_once:
+                await self.start_over(exc)
             else:
-                offsets, flushes = self._offsets(), []
-            if not offsets and not flushes:
-                return False
-            await asyncio.gather(*(each.flush() for each in self._participants))
-            await app.consumer._handle_attached(offsets)
-            await app.producer.flush()
-            if flushes:
-                if not await app.consumer.is_member():
-                    logger.warning(
-                        "The group has given the partitions of this worker to others: what it did "
-                        "since its last checkpoint is left to them"
-                    )
-                    app.tables.discard()
-                    return False
-                await app.tables.write(flushes)
-        except (SinkError, ProducerError) as exc:
+                logger.error("Results are not durable")
+                await self.abandon(exc)
+        except SinkError as exc:
             logger.error("Results are not durable")
             await self.abandon(exc)
-            return False
         except StreamprocError as exc:
             logger.error("The tables can't be written")
             await self.abandon(exc)
-            return False
-        if flushes:
-            self._bound_changes()
-        return bool(offsets and await app.consumer.commit_offsets(offsets))
+        return False
 
-    def _take(self) -> tuple[dict[Any, int], list[Any]]:
+    async def _taken(self) -> Taken:
+        if not (self.app.tables or self._transactional):
+            return self._take()
+        async with self.gate.hold(patiently=self.is_exact):
+            return self._take()
+
+    @property
+    def is_exact(self) -> bool:
+        """True when results and offsets must be of the very same records."""
+        return bool(self.app.exactly_once or self._transactional)
+
+    def _take(self) -> Taken:
         app = self.app
         left_out = set(self.gate.in_hand.values())
         offsets = self._offsets()
         if left_out:
             offsets = {tp: each for tp, each in offsets.items() if tp.partition not in left_out}
-        return offsets, app.tables.take(app.topics.positions(), left_out)
+        positions = app.topics.positions()
+        flushes = app.tables.take(positions, left_out) if app.tables else []
+        for sink in self._transactional:
+            sink.take(left_out)
+        kept = {part: each for part, each in positions.items() if part not in left_out}
+        return Taken(offsets, flushes, kept)
+
+    async def _flush(self, taken: Taken) -> None:
+        app = self.app
+        await asyncio.gather(*(each.flush() for each in self._participants))
+        await app.consumer._handle_attached(taken.offsets)
+        await app.producer.flush()
+        for sink in self._transactional:
+            await sink.commit(taken.positions)
+
+    async def _commit_at_least_once(self, taken: Taken) -> bool:
+        app = self.app
+        if not (taken.offsets or taken.flushes or self._has_results):
+            return False
+        await self._flush(taken)
+        if taken.flushes:
+            if not await app.consumer.is_member():
+                raise Fenced("The group has given the partitions of this worker to others")
+            await app.tables.write(taken.flushes)
+            self._bound_changes()
+        return bool(taken.offsets and await app.consumer.commit_offsets(taken.offsets))
+
+    async def _commit_exactly_once(self, taken: Taken) -> bool:
+        app = self.app
+        if not (taken.offsets or taken.flushes or self._has_results or app.producer.has_sent):
+            return False
+        member = app.consumer.member
+        await self._flush(taken)
+        sent = await app.tables.send(taken.flushes)
+        await app.producer.flush()
+        await app.producer.end_transaction(taken.offsets, member)
+        app.tables.keep(sent)
+        self._bound_changes()
+        app.consumer.on_committed(taken.offsets)
+        return bool(taken.offsets)
+
+    @property
+    def _has_results(self) -> bool:
+        return any(sink.has_taken for sink in self._transactional)
 
     def _offsets(self) -> dict[Any, int]:
         committed = self.app.consumer.committed_offset
@@ -248,3 +439,23 @@ class Checkpoint:
             for tp, offset in self.app.topics.committable().items()
             if offset > (committed(tp) or 0)
         }
+
+
+def _by_policy(app: Any, sink: Any, behind: dict[Any, int]) -> dict[Any, int]:
+    """Say that a sink's server has forgotten results, and where to read from then."""
+    places = ", ".join(f"{tp.topic}/{tp.partition} from {at}" for tp, at in behind.items())
+    policy = app.when_sink_behind or ("stop" if app.tables else "replay")
+    what = (
+        f"{sink!r} has fewer results than the group has offsets, as after a restore from an "
+        f"older copy. Missing: {places}"
+    )
+    if policy == "stop":
+        raise SinkBehind(
+            f"{what}. App(when_sink_behind=...) says what to do: 'continue' goes on without "
+            "them, 'replay' reads those records again (tables would count them again)"
+        )
+    if policy == "continue":
+        logger.error("%s. Going on without them", what)
+        return {}
+    logger.error("%s. Reading those records again", what)
+    return behind

@@ -46,6 +46,14 @@ class SinkUnavailable(SinkError):
     """A sink's server is away or overloaded; the same write may succeed later."""
 
 
+class SinkBehind(StreamprocError):
+    """A transactional sink's server has forgotten results whose offsets are committed."""
+
+
+class AgentTimeout(StreamprocError, TimeoutError):
+    """An agent waited for longer than its ``timeout`` with the same records in hand."""
+
+
 class Fenced(StreamprocError):
     """Another worker owns the partitions: what was done since the last checkpoint is void."""
 

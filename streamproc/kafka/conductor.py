@@ -66,11 +66,11 @@ class Conductor(FaustConductor):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP]) -> None:
         await super().on_partitions_assigned(assigned)
-        self._start_progress()
+        self.start_progress()
 
     async def on_client_only_start(self) -> None:
         await super().on_client_only_start()
-        self._start_progress()
+        self.start_progress()
 
     def add(self, topic: Any) -> None:
         """Subscribe a channel; it reads at once what is assigned already."""
@@ -90,7 +90,8 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             await self.on_client_only_start()
         return names
 
-    def _start_progress(self) -> None:
+    def start_progress(self) -> None:
+        """Begin anew with what is assigned."""
         self.close_progress()
         for tp, channels in self._tp_index.items():
             self._progress[tp] = [
@@ -172,6 +173,13 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             offset = starts.get(progress.tp.partition, {}).get(progress.reader)
             if offset is not None:
                 progress.start_at(offset)
+
+    def cut_at(self, offsets: Mapping[int, Mapping[str, int]]) -> None:
+        """Hand out no run that goes over one of these offsets, by partition and reader."""
+        for progress in self.progress():
+            offset = offsets.get(progress.tp.partition, {}).get(progress.reader)
+            if offset is not None:
+                progress.cuts = sorted({*progress.cuts, offset})
 
     def positions(self) -> dict[int, dict[str, int]]:
         """Return, by partition, the offset up to which each reader is done."""

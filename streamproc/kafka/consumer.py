@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -31,6 +32,7 @@ from mode import Service
 
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, fetch_batches
+from streamproc.kafka.transactions import GroupMember, fetch_stable_offsets
 
 #: Longest wait of one fetch call, in seconds; a wake-up ends it early.
 FETCH_TIMEOUT = 0.5
@@ -65,6 +67,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             what="Consumer",
             address=self.transport.url,
         )
+        if self.app.exactly_once and self._consumer is not None:
+            coordinator = self._consumer._coordinator
+            coordinator._do_fetch_commit_offsets = partial(fetch_stable_offsets, coordinator)
+
+    @property
+    def member(self) -> GroupMember:
+        """The worker as the group knows it now."""
+        coordinator = self._ensure_consumer()._coordinator
+        return GroupMember(
+            coordinator.group_id,
+            coordinator.generation,
+            coordinator.member_id,
+            self.app.conf.consumer_group_instance_id,
+        )
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -92,7 +108,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             session_timeout_ms=_ms(conf.broker_session_timeout),
             rebalance_timeout_ms=_ms(conf.broker_rebalance_timeout),
             heartbeat_interval_ms=_ms(conf.broker_heartbeat_interval),
-            isolation_level="read_committed" if self.app.read_committed else "read_uncommitted",
+            isolation_level=(
+                "read_committed"
+                if self.app.read_committed or self.app.exactly_once
+                else "read_uncommitted"
+            ),
             metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
@@ -248,6 +268,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._room = asyncio.Event()
         self._full: set[TP] = set()
         self._positioned = True
+        #: How often reading went back to the last checkpoint.
+        self._rewinds = 0
         super().__init__(*args, **kwargs)
 
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -287,6 +309,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await self.wait_first(self._room.wait(), asyncio.sleep(FETCH_TIMEOUT))
             return
         self.not_waiting_next_records.clear()
+        rewinds = self._rewinds
         try:
             generation, batches = await self._thread.fetch(partitions)
         except KafkaError as exc:
@@ -295,7 +318,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             return
         finally:
             self.not_waiting_next_records.set()
-        if not self.flow_active or generation != self.app.consumer_generation_id:
+        if (
+            not self.flow_active
+            or rewinds != self._rewinds
+            or generation != self.app.consumer_generation_id
+        ):
             # What was fetched belongs to an assignment that is over.
             return
         for raw in batches:
@@ -308,6 +335,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         tp = TP(raw.topic, raw.partition)
         self._read_offset[tp] = raw.next_offset - 1
         self._track(tp, raw)
+        self.app.checkpoint.on_read(len(raw), raw.size)
         if topics.needs_per_event(tp):
             await topics.deliver_per_event(raw, self._to_consumer_message)
         topics.deliver(raw)
@@ -417,6 +445,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                     self.app.drain_timeout,
                     ", ".join(f"{tp.topic}/{tp.partition}" for tp in waiting),
                 )
+                if self.app.checkpoint.is_exact:
+                    # A part of what they did can't be told from the rest.
+                    self.app.checkpoint.make_void()
                 break
             await asyncio.sleep(0.005)
         # A commit that is under way took less than what is done now.
@@ -438,10 +469,21 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         After the recovery of tables Faust resumes them before it seeks: what is fetched
         in between would be processed twice.
         """
-        await super().perform_seek()
+        await asyncio.wait_for(super().perform_seek(), self.app.conf.broker_request_timeout)
+        for tp, offset in (await self.app.checkpoint.claim(self.assignment())).items():
+            await self.seek(tp, offset)
+            self._committed_offset[tp] = offset
         self._positioned = True
         self._room.set()
         self._thread.wake_fetch()
+
+    async def rewind(self) -> None:
+        """Read again from the last checkpoint on; nothing that was fetched counts."""
+        self._rewinds += 1
+        self._full.clear()
+        self.app.topics.start_progress()
+        self.app.topics.start_at(self.app.tables.start_positions())
+        await self.perform_seek()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
@@ -463,10 +505,19 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Commit source offsets; False when they were refused and may be tried again."""
         if not await self._commit(offsets):
             return False
+        self.on_committed(offsets)
+        return True
+
+    def on_committed(self, offsets: Mapping[TP, int]) -> None:
+        """Note that the group has these offsets."""
         self._committed_offset.update(offsets)
         self.app.tables.on_commit(offsets)
         self.app.monitor.on_tp_commit(offsets)
-        return True
+
+    @property
+    def member(self) -> GroupMember:
+        """The worker as the group knows it now."""
+        return self._thread.member
 
     async def is_member(self) -> bool:
         """False when the group has given the partitions to others, as after a long freeze."""

@@ -122,6 +122,7 @@ class Progress:
         "_position",
         "_taken",
         "closed",
+        "cuts",
         "held_bytes",
         "queued",
         "reader",
@@ -135,6 +136,8 @@ class Progress:
         self.closed = False
         self.queued = False
         self.held_bytes = 0
+        #: Offsets that no delivery goes over, in order.
+        self.cuts: list[int] = []
         self._backlog: deque[RawBatch] = deque()
         # How many records of the backlog's first run are handed out.
         self._taken = 0
@@ -152,8 +155,13 @@ class Progress:
             raw = _part(raw, bisect_left(raw.offsets, position), len(raw))
             if not raw.offsets:
                 return
-        self._backlog.append(raw)
         self.held_bytes += raw.size
+        for cut in self.cuts:
+            if raw.offsets and raw.offsets[0] < cut <= raw.offsets[-1]:
+                row = bisect_left(raw.offsets, cut)
+                self._backlog.append(_part(raw, 0, row))
+                raw = _part(raw, row, len(raw))
+        self._backlog.append(raw)
 
     def take(self, max_records: int) -> Delivery:
         """Hand out up to ``max_records`` from the backlog, which must not be empty."""
@@ -165,6 +173,8 @@ class Progress:
             parts = [backlog.popleft()]
             count = len(raw)
             while backlog and count + len(backlog[0]) <= max_records:
+                if self.cuts and self._is_cut(parts[-1]):
+                    break
                 count += len(backlog[0])
                 parts.append(backlog.popleft())
             if len(parts) > 1:
@@ -172,6 +182,13 @@ class Progress:
         delivery = Delivery(self, raw)
         self._in_flight.append(delivery)
         return delivery
+
+    def _is_cut(self, last: RawBatch) -> bool:
+        """True when a cut is between ``last`` and the run that follows it."""
+        ends, begins = last.next_offset, self._backlog[0].next_offset
+        if self._backlog[0].offsets:
+            begins = self._backlog[0].offsets[0]
+        return any(ends <= cut <= begins for cut in self.cuts)
 
     def _take_part(self, raw: RawBatch, max_records: int) -> RawBatch:
         begin = self._taken

@@ -81,9 +81,18 @@ class TransactionalSink(Sink):
         Returns ``claimed``. Waits while the server is away.
         """
 
+    @property
     @abc.abstractmethod
-    def take(self) -> None:
-        """Cut: what was accepted until now belongs to the checkpoint that begins."""
+    def has_taken(self) -> bool:
+        """True when ``take()`` has cut something that isn't committed."""
+
+    @abc.abstractmethod
+    def take(self, left_out: Collection[int] = ()) -> None:
+        """Cut: what was accepted until now belongs to the checkpoint that begins.
+
+        Args:
+            left_out: Partitions that are left to the next checkpoint.
+        """
 
     @abc.abstractmethod
     async def commit(self, positions: Mapping[int, Mapping[str, int]]) -> None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any
 
-from streamproc.errors import EncodeError, LateRecord, SinkError
+from streamproc.errors import EncodeError, Fenced, LateRecord, SinkError
 from streamproc.streams.batch import Batch
 from streamproc.streams.copartition import Copartitioned
 from streamproc.streams.repartition import Repartition, keys_of, upstream_of
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import AsyncStep, Emit, Rejected, Step, Task
+from streamproc.tables.place import Place, current_place
 
 #: Seconds between two looks at whether time alone closes a window.
 TICK_INTERVAL = 0.5
@@ -195,6 +196,9 @@ class Source(Node):
                     await self._wait(task, stream)
                 await self._finish(task, stream)
             except Exception as exc:
+                if isinstance(exc, Fenced) or app.checkpoint.is_void:
+                    await app.checkpoint.start_over(exc)
+                    continue
                 # To give the batch again would count it twice in the operators' state.
                 self.app.log.exception("Flow %s failed: %r", self.name, exc)
                 await app.checkpoint.halt(exc)
@@ -285,6 +289,8 @@ class Source(Node):
             if task.waiting:
                 await self._wait(task, None)
             await self._finish(task, None)
+        except Fenced as exc:
+            await self.app.checkpoint.start_over(exc)
         except Exception as exc:
             await self.app.checkpoint.abandon(exc)
             raise
@@ -412,6 +418,9 @@ class Ticker:
             for partition in sorted(quiet[source]):
                 await app.checkpoint.gate.enter(self)
                 app.checkpoint.gate.keep_out(self, partition)
+                place = Place()
+                place.partition = partition
+                token = current_place.set(place)
                 try:
                     if not self._may_tick:
                         return
@@ -420,4 +429,5 @@ class Ticker:
                     task = Task(partition, now, time.time(), others, behind, is_delayed)
                     await source.tick(task)
                 finally:
+                    current_place.reset(token)
                     app.checkpoint.gate.leave(self)

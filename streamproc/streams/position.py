@@ -22,6 +22,13 @@ class StreamPlace(Place):
         self._timed: Any = None
         self._times: Sequence[int | None] = ()
 
+    def source(self) -> tuple[str, int] | None:
+        stream = self._stream
+        delivery = stream._delivery
+        if delivery is None:
+            return None
+        return delivery.progress.reader, delivery.offsets[stream._row]
+
     def event_time(self) -> int | None:
         delivery = self._stream._delivery
         return None if delivery is None else self.event_times(delivery)[self._stream._row]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
@@ -33,12 +33,19 @@ CHANGELOG_TIMEOUT = 30.0
 CHECKPOINT_NUMBER = "checkpoint"
 
 
+class SentFlush(NamedTuple):
+    """A flush on its way to the changelog."""
+
+    table: Table
+    flush: Flush
+    batches: list[Any]
+
+
 class TableManager(FaustTableManager):  # type: ignore[misc]
     """Manages tables, their recovery, and what of them a checkpoint writes."""
 
     _folder: InstanceFolder | None = None
     _recovery: Any = None
-    _discarded = False
 
     # -- start and stop
 
@@ -190,12 +197,13 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
                 active_appliers[TP(topic, part)] = Applier(table.states[part])
             for part in standby:
                 followers[TP(topic, part)] = Applier(table.standbys[part])
-        self._discarded = False
         return active_appliers, followers
 
-    def discard(self) -> None:
-        """Go back to what the stores have at the rebalance that is to come."""
-        self._discarded = True
+    def roll_back(self) -> None:
+        """Go back to what the stores have."""
+        for table in self.values():
+            for state in table.states.values():
+                state.roll_back()
 
     def missing_partitions(self) -> list[TP]:
         """Return changelogs that should have been assigned with sources, and were not.
@@ -229,7 +237,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             open_states.pop(partition).close()
         for state in open_states.values():
             # What no checkpoint took before the rebalance is processed again.
-            if state.is_ahead or self._discarded:
+            if state.is_ahead:
                 state.roll_back()
         for partition in (active | standby) - set(open_states):
             store = self.new_store(table, partition)
@@ -358,20 +366,32 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             await self._write(own)
 
     async def _write(self, flushes: list[tuple[Table, Flush]]) -> None:
-        producer = self.app.producer
+        sent = await self.send(flushes)
+        await self.app.producer.flush()
+        self.keep(sent)
+
+    async def send(self, flushes: list[tuple[Table, Flush]]) -> list[SentFlush]:
+        """Send flushes to the changelogs.
+
+        Raises:
+            ProducerError: A changelog did not take it.
+        """
         sent = []
         for table, flush in flushes:
             keys, values = (flush.keys, flush.values) if table.is_replicated else records_of(flush)
-            sent.append(
-                await producer.send_batch(
-                    table.changelog_topic_name,
-                    keys,
-                    values,
-                    partition=flush.state.partition,
-                )
+            batches = await self.app.producer.send_batch(
+                table.changelog_topic_name, keys, values, partition=flush.state.partition
             )
-        await producer.flush()
-        for (table, flush), batches in zip(flushes, sent, strict=True):
+            sent.append(SentFlush(table, flush, batches))
+        return sent
+
+    def keep(self, sent: list[SentFlush]) -> None:
+        """Write flushes to the stores, once the changelogs have them.
+
+        Raises:
+            StoreError: A store could not be written.
+        """
+        for table, flush, batches in sent:
             flush.write(max((each.next_offset for each in batches), default=0))
             self._track(table, len(flush.keys))
 

@@ -98,6 +98,7 @@ class Recovery(Service):  # type: ignore[misc]
 
     async def _recover(self, generation_id: int) -> None:
         manager = self.manager
+        await self.app.checkpoint.clear()
         actives, followed = manager.open_assigned()
         if missing := manager.missing_partitions():
             await self._rejoin(missing)
@@ -116,6 +117,8 @@ class Recovery(Service):  # type: ignore[misc]
             self._finish(actives)
             manager.check_formats()
             await manager.write(manager.take_repairs())
+            if self.app.exactly_once:
+                await self.app.producer.end_transaction({}, self.app.consumer.member)
             self.app.topics.start_at(manager.start_positions())
         await self._resume_streams(generation_id)
         await manager.on_recovered()
@@ -247,7 +250,7 @@ class Recovery(Service):  # type: ignore[misc]
         if assignment:
             changelogs = self.manager.changelog_topics
             consumer.resume_partitions({tp for tp in assignment if tp.topic not in changelogs})
-            await asyncio.wait_for(consumer.perform_seek(), app.conf.broker_request_timeout)
+            await consumer.perform_seek()
         self.completed.set()
         app.flow_control.resume()
         consumer.resume_flow()

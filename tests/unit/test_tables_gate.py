@@ -8,8 +8,13 @@ from streamproc import checkpoint
 from streamproc.checkpoint import Gate
 
 
+async def held(gate, take, **options):
+    async with gate.hold(**options):
+        return take()
+
+
 async def test_nobody_inside_is_not_waited_for():
-    assert await Gate().hold(lambda: 7) == 7
+    assert await held(Gate(), lambda: 7) == 7
 
 
 async def test_a_checkpoint_waits_for_the_stream_inside_and_keeps_others_out():
@@ -21,7 +26,7 @@ async def test_a_checkpoint_waits_for_the_stream_inside_and_keeps_others_out():
         await gate.enter("b")
         seen.append("b")
 
-    holding = asyncio.ensure_future(gate.hold(lambda: seen.append("take")))
+    holding = asyncio.ensure_future(held(gate, lambda: seen.append("take")))
     await asyncio.sleep(0)
     entering = asyncio.ensure_future(b())
     await asyncio.sleep(0)
@@ -36,18 +41,30 @@ async def test_a_slow_stream_is_waited_for_once(monkeypatch, caplog):
     monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 0.01)
     gate = Gate()
     await gate.enter("slow")
-    assert await gate.hold(lambda: 1) == 1
+    assert await held(gate, lambda: 1) == 1
     assert "Agents take longer" in caplog.text
     monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 60)
-    assert await asyncio.wait_for(gate.hold(lambda: 2), 5) == 2
+    assert await asyncio.wait_for(held(gate, lambda: 2), 5) == 2
     gate.leave("slow")
     await gate.enter("slow")
     # It is waited for again now that it was out.
-    holding = asyncio.ensure_future(gate.hold(lambda: 3))
+    holding = asyncio.ensure_future(held(gate, lambda: 3))
     await asyncio.sleep(0)
     assert not holding.done()
     gate.leave("slow")
     assert await holding == 3
+
+
+async def test_who_must_be_exact_waits_for_slow_streams_too(monkeypatch):
+    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 0.01)
+    gate = Gate()
+    await gate.enter("slow")
+    assert await held(gate, lambda: 1) == 1
+    holding = asyncio.ensure_future(held(gate, lambda: 2, patiently=True))
+    await asyncio.sleep(0.05)
+    assert not holding.done()
+    gate.leave("slow")
+    assert await asyncio.wait_for(holding, 5) == 2
 
 
 async def test_the_gate_opens_when_taking_fails():
@@ -57,7 +74,7 @@ async def test_the_gate_opens_when_taking_fails():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await gate.hold(take)
+        await held(gate, take)
     await asyncio.wait_for(gate.enter("a"), 1)
 
 
@@ -66,7 +83,7 @@ async def test_nobody_enters_a_full_gate_and_checkpoints_pass():
     gate.set_full(True)
     entering = asyncio.ensure_future(gate.enter("a"))
     await asyncio.sleep(0)
-    assert await gate.hold(lambda: 1) == 1
+    assert await held(gate, lambda: 1) == 1
     assert not entering.done()
     gate.set_full(False)
     await asyncio.wait_for(entering, 1)
