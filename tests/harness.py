@@ -93,11 +93,12 @@ class KafkaClient:
         name: str | None = None,
         config: Mapping[str, str] | None = None,
         prefix: str = "t",
+        replication: int = 1,
     ) -> str:
         """Create a topic (its name is made up and unique unless given) and return its name."""
         name = name or f"{prefix}-{uuid.uuid4().hex[:10]}"
         settings = {"retention.ms": "-1", **(config or {})}
-        topic = NewTopic(name, partitions, 1, config=settings)
+        topic = NewTopic(name, partitions, replication, config=settings)
         self._admin.create_topics([topic])[name].result(30)
         wait_for(lambda: self.partitions(name) == partitions, 30, f"topic {name} exists")
         return name
