@@ -32,6 +32,7 @@ from mode import Service
 
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, fetch_batches
+from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
 from streamproc.kafka.transactions import GroupMember, fetch_stable_offsets
 
 #: Longest wait of one fetch call, in seconds; a wake-up ends it early.
@@ -39,6 +40,11 @@ FETCH_TIMEOUT = 0.5
 
 #: Longest wait for the first fetch of partitions whose end is asked for, in seconds.
 HIGHWATER_TIMEOUT = 2.0
+
+#: Longest time, in seconds, that a commit is tried; and the last one of a worker that stops.
+COMMIT_TIMEOUT, LAST_COMMIT_TIMEOUT = 30.0, 4.0
+#: Longest wait for the whole of that checkpoint, in seconds.
+LAST_CHECKPOINT_TIMEOUT = 5.0
 
 #: Seconds between two looks at whether subscribed topics exist.
 TOPIC_CHECK_INTERVAL = 2.0
@@ -57,6 +63,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The thread that talks to Kafka, so that heartbeats go on while agents compute."""
 
     _wake: asyncio.Event
+    _heartbeats: Heartbeats | None = None
 
     async def on_start(self) -> None:
         self._wake = asyncio.Event()
@@ -67,6 +74,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             what="Consumer",
             address=self.transport.url,
         )
+        if self._consumer is not None and not self.app.client_only:
+            self._heartbeats = Heartbeats(self._consumer._coordinator)
         if self.app.exactly_once and self._consumer is not None:
             coordinator = self._consumer._coordinator
             coordinator._do_fetch_commit_offsets = partial(fetch_stable_offsets, coordinator)
@@ -155,16 +164,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             if tp in assignment
         }
         try:
-            await self._ensure_consumer().commit(wanted)
+            await commit(self._ensure_consumer(), wanted, self._commit_timeout)
         except REFUSALS as exc:
             self.log.info("Offsets were not committed, the group is rebalancing: %s", exc)
             return False
-        except KafkaError as exc:
+        except (KafkaError, asyncio.TimeoutError) as exc:
             self.log.warning("Offsets were not committed, will try again: %r", exc)
             return False
         now = monotonic()
         self.tp_last_committed_at.update(dict.fromkeys(offsets, now))
         return True
+
+    @property
+    def _commit_timeout(self) -> float:
+        return LAST_COMMIT_TIMEOUT if self.app.should_stop else COMMIT_TIMEOUT
 
     async def _highwaters(self, partitions: list[TP]) -> Mapping[TP, int]:
         """Return where partitions end, by ListOffsets and by what was fetched of them.
@@ -191,6 +204,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if not state or not state.has_valid_position or state.highwater is None:
             return False
         return bool(state.position >= state.highwater)
+
+    @property
+    def heartbeat_age(self) -> float | None:
+        """Seconds since the group confirmed this worker; None: it is no member."""
+        return self._heartbeats.age if self._heartbeats else None
+
+    def span(self, tp: TP) -> Span | None:
+        """Where an assigned partition is read, and where it ends; None: not known yet."""
+        return span_of(self._consumer, tp) if self._consumer else None
+
+    def has_leader(self, tp: TP) -> bool:
+        """True when there is a connection to the partition's leader."""
+        return self._consumer is not None and has_leader(self._consumer, tp)
 
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         """Return the partitions that the group has not yet committed to their ends."""
@@ -221,10 +247,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             for tp, offset in known.items()
         }
         try:
-            await self._ensure_consumer().commit(offsets)
+            await commit(self._ensure_consumer(), offsets, self._commit_timeout)
         except REFUSALS:
             return False
-        except KafkaError:
+        except (KafkaError, asyncio.TimeoutError):
             return True
         return True
 
@@ -380,6 +406,19 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """True when all that the broker has of an assigned partition was fetched."""
         return self._thread.is_at_end(tp)
 
+    @property
+    def heartbeat_age(self) -> float | None:
+        """Seconds since the group confirmed this worker; None: it is no member."""
+        return self._thread.heartbeat_age
+
+    def span(self, tp: TP) -> Span | None:
+        """Where an assigned partition is read, and where it ends; None: not known yet."""
+        return self._thread.span(tp)
+
+    def has_leader(self, tp: TP) -> bool:
+        """True when there is a connection to the partition's leader."""
+        return self._thread.has_leader(tp)
+
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         """Return the partitions, whoever reads them, that the group isn't done with.
 
@@ -450,6 +489,20 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                     self.app.checkpoint.make_void()
                 break
             await asyncio.sleep(0.005)
+        last = asyncio.ensure_future(self._commit_what_is_done())
+        # A worker that stops does not wait for servers that are away.
+        timeout = LAST_CHECKPOINT_TIMEOUT if self.app.should_stop else None
+        done, _ = await asyncio.wait({last}, timeout=timeout)
+        if not done:
+            self.log.warning(
+                "The last checkpoint did not end within %s s; what was done since the one before "
+                "is processed again",
+                LAST_CHECKPOINT_TIMEOUT,
+            )
+        elif not last.cancelled():
+            last.result()
+
+    async def _commit_what_is_done(self) -> None:
         # A commit that is under way took less than what is done now.
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()

@@ -19,6 +19,7 @@ from mode import Service
 from streamproc.errors import ProducerError
 from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import Headers, RawBatch
+from streamproc.kafka.membership import Span
 from streamproc.kafka.producer import Producer, SentBatch
 from streamproc.kafka.transport import Transport
 from streamproc.testing.broker import MemoryBroker
@@ -171,6 +172,16 @@ class MemoryGroup(Service):  # type: ignore[misc]
 
     def is_at_end(self, tp: TP) -> bool:
         return tp in self._positions and not self.unread([tp])
+
+    @property
+    def heartbeat_age(self) -> float | None:
+        return 0.0 if self.app.consumer_generation_id else None
+
+    def span(self, tp: TP) -> Span | None:
+        return Span(self._positions[tp], self.highwater(tp)) if tp in self._positions else None
+
+    def has_leader(self, tp: TP) -> bool:
+        return True
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         """Return True: nobody is thrown out of this group."""
