@@ -15,8 +15,10 @@ from yarl import URL
 
 from streamproc.checkpoint import Checkpoint
 from streamproc.errors import ConfigurationError
+from streamproc.kafka.security import TokenFunction, app_credentials
 from streamproc.kafka.transport import Transport
 from streamproc.records.registry import Registry
+from streamproc.records.secrets import guard_output, register_url
 from streamproc.streams.agent import Agent
 from streamproc.streams.deadletters import DeadLetters
 from streamproc.streams.replies import ReplyConsumer
@@ -43,6 +45,20 @@ DEFAULTS: dict[str, Any] = {
     "producer_max_request_size": 16 * 1024 * 1024,
 }
 
+_LOOPBACK = "127.0.0.1"
+_ALL_ADDRESSES = ("0.0.0.0", "::", "")
+
+
+def _web_defaults(options: dict[str, Any]) -> dict[str, str]:
+    """Return where the pages are served, on this machine only unless told otherwise.
+
+    The name that other workers use follows, or they would ask an address that doesn't answer.
+    """
+    if "WEB_BIND" in os.environ or "web_bind" in options:
+        return {}
+    host = {} if "WEB_HOST" in os.environ else {"web_host": _LOOPBACK}
+    return {"web_bind": _LOOPBACK, **host}
+
 
 class App(faust.App):  # type: ignore[misc]
     """A stream-processing application: what ``faust.App`` is, on batches.
@@ -67,6 +83,11 @@ class App(faust.App):  # type: ignore[misc]
         group_instance_id: A name that this worker keeps over restarts, and no other has: a
             restart within the session time-out costs the others no rebalance. Faust's
             ``consumer_group_instance_id``.
+        broker_credentials: Login and TLS of the brokers: a
+            :class:`~streamproc.BrokerSecurity`, or Faust's ``SASLCredentials``,
+            ``OAuthCredentials``, ``SSLCredentials``.
+        broker_token: Function or coroutine function that returns a token, for brokers whose
+            logins are by OAUTHBEARER; or its name, ``module:function``.
         processing_guarantee: "at_least_once", or "exactly_once": what is sent to Kafka, tables
             and source offsets are one transaction a checkpoint, and sinks that can keep
             offsets with their results. Needs Kafka 2.5 or newer.
@@ -101,6 +122,7 @@ class App(faust.App):  # type: ignore[misc]
         read_committed: bool = False,
         table_cache_bytes: int = 32 * 1024 * 1024,
         group_instance_id: str | None = None,
+        broker_token: TokenFunction | str | None = None,
         processing_guarantee: Any = "at_least_once",
         transaction_timeout: float = 10.0,
         checkpoint_records: int = 1_000_000,
@@ -117,6 +139,9 @@ class App(faust.App):  # type: ignore[misc]
         self.checkpoint_records = checkpoint_records
         self.checkpoint_bytes = checkpoint_bytes
         self.when_sink_behind = when_sink_behind
+        guard_output()
+        register_url(redis or "")
+        options.update(app_credentials(options, broker_token))
         self.redis_url = redis
         self.batch_size = batch_size
         self.buffer_bytes = buffer_bytes
@@ -134,7 +159,7 @@ class App(faust.App):  # type: ignore[misc]
         self.flows: list[Any] = []
         if group_instance_id is not None:
             options["consumer_group_instance_id"] = group_instance_id
-        for name, value in DEFAULTS.items():
+        for name, value in {**DEFAULTS, **_web_defaults(options)}.items():
             options.setdefault(name, value)
         options.setdefault("Stream", Stream)
         options.setdefault("Topic", Topic)
@@ -199,6 +224,17 @@ class App(faust.App):  # type: ignore[misc]
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
         await consumer.wait_empty()
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        if self.conf.web_enabled and self.conf.web_bind in _ALL_ADDRESSES:
+            logger.warning(
+                "The worker's pages are served on all addresses (web_bind=%s), and have no login: "
+                "whoever reaches port %s reads tables and metrics. Set web_bind (--web-bind) to "
+                "127.0.0.1, or to an address of a network that you trust",
+                self.conf.web_bind,
+                self.conf.web_port,
+            )
 
     async def on_stop(self) -> None:
         await super().on_stop()
