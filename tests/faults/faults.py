@@ -285,7 +285,7 @@ def _idle_files(run: Run) -> list[Path]:
 
 
 def fill_disk(run: Run) -> None:
-    """The disk with the data folder is full for a while; see :func:`small_disk`."""
+    """The disk with the data folder is full for a while; see :class:`SmallDisk`."""
     filler = run.tables / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -297,7 +297,7 @@ def fill_disk(run: Run) -> None:
     filler.unlink()
 
 
-class small_disk:  # noqa: N801
+class SmallDisk:
     """Keeps the data folder on a disk of a few MB. PermissionError: not allowed here."""
 
     def __init__(self, folder: Path, megabytes: int = 64) -> None:

@@ -24,6 +24,7 @@ from faults.proxy import Proxy
 from harness import KafkaClient, Worker
 
 from streamproc.dev.servers import RedisServer
+from streamproc.sinks.redis.sink import RedisOptions
 
 SESSION_TIMEOUT = 6.0
 TESTS = Path(__file__).parent.parent
@@ -194,9 +195,8 @@ class Run:
                 if result := condition():
                     return result
             if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"Not within {timeout:g} s: {what() if callable(what) else what}"
-                )
+                text = what() if callable(what) else what
+                raise AssertionError(f"Not within {timeout:g} s: {text}")
             if not self.unattended:
                 self.attend()
             time.sleep(0.1)
@@ -310,6 +310,8 @@ def play(
 
 def assert_held(run: Run, figures: verify.Figures) -> None:
     """Fail when a promise was broken, or a worker ended without a word."""
-    broken = figures.broken(run.plan.guarantee == "exactly_once", run.redis_lost)
+    exact = run.plan.guarantee == "exactly_once"
+    redis_exact = exact and "exactly_once" in RedisOptions.__annotations__
+    broken = figures.broken(exact, redis_exact, run.redis_lost)
     assert not broken, "\n".join(broken)
     assert not run.notes, "\n".join(run.notes)

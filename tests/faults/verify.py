@@ -46,11 +46,13 @@ class Figures:
             if len(self.examples) < 12:
                 self.examples.append(f"{name}: {example}")
 
-    def broken(self, exactly_once: bool, redis_lost: bool = False) -> list[str]:
+    def broken(self, kafka_exact: bool, redis_exact: bool, redis_lost: bool = False) -> list[str]:
         """Return what breaks the guarantee; nothing when it held."""
         promised = {"kafka_losses", "redis_losses", "wrong"}
-        if exactly_once:
-            promised |= {"kafka_duplicates", "redis_duplicates"}
+        if kafka_exact:
+            promised.add("kafka_duplicates")
+        if redis_exact:
+            promised.add("redis_duplicates")
         if redis_lost:
             promised -= {"redis_losses", "redis_duplicates"}
         found = [f"{name}={getattr(self, name)}" for name in sorted(promised)]
