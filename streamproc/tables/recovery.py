@@ -82,6 +82,9 @@ class Recovery(Service):  # type: ignore[misc]
             return
         await self._end_task()
         self.completed.clear()
+        if self.should_stop:
+            # The group went on assigning while the worker stops: nothing is to be read anymore.
+            return
         self._task = asyncio.ensure_future(self._run(generation_id))
 
     async def _run(self, generation_id: int) -> None:
