@@ -15,6 +15,7 @@ from streamproc._version import __version__
 if TYPE_CHECKING:
     from streamproc import sinks
     from streamproc.application import App
+    from streamproc.kafka.security import BrokerSecurity
     from streamproc.records import Record
     from streamproc.sinks.writer import RedisWriter
     from streamproc.sources.reader import KafkaReader
@@ -32,6 +33,7 @@ _ORIGINS = {
     "Agent": "streamproc.streams.agent",
     "App": "streamproc.application",
     "Batch": "streamproc.streams.batch",
+    "BrokerSecurity": "streamproc.kafka.security",
     "KafkaReader": "streamproc.sources.reader",
     "Record": "streamproc.records",
     "RedisWriter": "streamproc.sinks.writer",
@@ -44,6 +46,7 @@ __all__ = [
     "Agent",
     "App",
     "Batch",
+    "BrokerSecurity",
     "KafkaReader",
     "Record",
     "RedisWriter",

@@ -121,7 +121,7 @@ class Project:
             "web_bind": settings.web_host,
             "web_port": settings.web_port,
             "datadir": self._data_dir(),
-            **_login(settings),
+            "broker_credentials": settings.broker_security,
         }
 
     def _data_dir(self) -> str:
@@ -164,21 +164,6 @@ def _obey_datadir_option(app: App, **_: Any) -> None:
     """Let ``faust --datadir`` win; it comes in a variable, after the agents were imported."""
     if asked := os.environ.get("F_DATADIR"):
         app.conf.datadir = Path(asked)
-
-
-def _login(settings: Settings) -> dict[str, Any]:
-    if settings.broker_username is None:
-        return {}
-    from faust import SASLCredentials
-
-    password = settings.broker_password
-    return {
-        "broker_credentials": SASLCredentials(
-            username=settings.broker_username,
-            password=password.reveal() if password else "",
-            mechanism=settings.broker_sasl_mechanism,
-        )
-    }
 
 
 _project: Project | None = None

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from streamproc.cli.findings import Finding, fault, note, ok
-from streamproc.errors import BrokerUnavailable
-from streamproc.kafka.inspect import (
-    Answer,
-    GroupState,
-    Inspector,
-    Login,
-    TopicState,
-    try_login,
-    who_answers,
-)
+from streamproc.errors import BrokerUnavailable, ConfigurationError
+from streamproc.kafka.hello import Answer, who_answers
+from streamproc.kafka.inspect import GroupState, Inspector, TopicState
+from streamproc.kafka.refusal import refusal_of
 from streamproc.settings import Settings
 
 #: Seconds without a new record after which a topic counts as quiet.
@@ -35,16 +30,20 @@ async def check_kafka(
         rejected: Topic of dead letters.
         seconds: How long to look whether records come and are processed.
     """
+    try:
+        security = settings.broker_security.client_options()
+    except ConfigurationError as exc:
+        return [fault("broker security", str(exc), "Correct the setting that it names.")]
     findings: list[Finding] = []
     usable: list[str] = []
     for broker in settings.brokers:
-        found = await _check_broker(broker, settings)
+        found = await _check_broker(broker, security)
         findings.append(found)
         if found.level == "ok":
             usable.append(broker)
     if usable:
         try:
-            async with Inspector(",".join(usable), _login(settings)) as inspector:
+            async with Inspector(",".join(usable), security) as inspector:
                 findings += await _check_content(inspector, settings, sources, rejected, seconds)
         except BrokerUnavailable as exc:
             findings.append(
@@ -58,14 +57,7 @@ async def check_kafka(
     return findings
 
 
-def _login(settings: Settings) -> Login | None:
-    if settings.broker_username is None:
-        return None
-    password = settings.broker_password.reveal() if settings.broker_password else ""
-    return Login(settings.broker_username, password, settings.broker_sasl_mechanism)
-
-
-async def _check_broker(broker: str, settings: Settings) -> Finding:
+async def _check_broker(broker: str, security: Mapping[str, Any]) -> Finding:
     parts = urlsplit(f"kafka://{broker}")
     host, port = parts.hostname or "127.0.0.1", parts.port or 9092
     answer, reason = await who_answers(host, port)
@@ -82,21 +74,21 @@ async def _check_broker(broker: str, settings: Settings) -> Finding:
             f"{host}:{port} accepts connections, but says nothing",
             "It hangs, or it is no Kafka: look at its log, and check the port in broker_list.",
         )
-    if answer is not Answer.KAFKA:
-        return fault(
-            "broker",
-            f"wrong port: at {host}:{port} is {answer.value}, not a Kafka broker",
-            "Set broker_list (STREAMPROC_BROKER_LIST) to the broker's own port, usually 9092, "
-            "and to a listener without TLS.",
-        )
-    if refusal := await try_login(host, port, _login(settings)):
-        return fault(
-            "broker",
-            f"authentication refused: the broker at {host}:{port} says: {refusal}",
-            "Check STREAMPROC_BROKER_USERNAME, STREAMPROC_BROKER_PASSWORD and "
-            "broker_sasl_mechanism.",
-        )
+    if answer not in (Answer.KAFKA, Answer.TLS, Answer.CLOSES):
+        return _wrong_port(host, port, answer)
+    if refusal := await refusal_of(host, port, security):
+        return fault("broker", refusal.problem, f"{refusal.advice}.")
+    if answer is Answer.CLOSES and not security:
+        return _wrong_port(host, port, answer)
     return ok("broker", f"Kafka answers at {host}:{port}")
+
+
+def _wrong_port(host: str, port: int, answer: Answer) -> Finding:
+    return fault(
+        "broker",
+        f"wrong port: at {host}:{port} is {answer.value}, not a Kafka broker",
+        "Set broker_list (STREAMPROC_BROKER_LIST) to the broker's own port, usually 9092.",
+    )
 
 
 async def _check_content(

@@ -16,7 +16,8 @@ from redis.exceptions import (
 )
 
 from streamproc.cli.findings import Finding, fault, note, ok
-from streamproc.settings import Settings, without_password
+from streamproc.records.secrets import mask
+from streamproc.settings import Settings
 
 _TIMEOUT = 3.0
 #: Seconds that clocks may differ.
@@ -27,7 +28,7 @@ def check_redis(settings: Settings) -> list[Finding]:
     """Check that Redis can be used, keeps its data, and has our time."""
     if settings.redis is None or settings.redis_url is None:
         return [note("redis", "no Redis is set", "Set `redis` when agents have Redis sinks.")]
-    place = without_password(settings.redis)
+    place = mask(settings.redis)
     url = settings.redis_url.replace("+cluster", "", 1)
     with redis.Redis.from_url(
         url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True

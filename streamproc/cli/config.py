@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from streamproc.project import Project
-from streamproc.settings import Loaded, Secret, without_password
+from streamproc.records.secrets import MASK, mask
+from streamproc.settings import Loaded, Secret
 from streamproc.settings.catalog import CATALOG, markdown_table
-from streamproc.settings.model import MASK, flatten
+from streamproc.settings.model import Function, flatten
 
 
 @click.command()
@@ -58,6 +59,8 @@ def _print_table(loaded: Loaded) -> None:
 def _shown(value: Any) -> Any:
     if isinstance(value, Secret):
         return MASK
+    if isinstance(value, Function):
+        return repr(value)
     if isinstance(value, list):
         return [_shown(item) for item in value]
-    return without_password(value) if isinstance(value, str) else value
+    return mask(value) if isinstance(value, str) else value

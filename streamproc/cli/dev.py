@@ -12,6 +12,7 @@ import click
 from streamproc.errors import ConfigurationError
 from streamproc.project import Project, project_folder
 from streamproc.settings import Settings, load_settings
+from streamproc.settings.catalog import CATALOG
 from streamproc.settings.loading import DEFAULT
 
 #: Seconds; joining a group takes half of it on the embedded broker.
@@ -40,10 +41,13 @@ def dev(workers: int, once: bool, rate: float | None, kafka: str, redis: str, cl
         return
     own = _own_servers(kafka, redis)
     project = Project(**own)
+    security: dict[str, Any] = {}
     if kafka in ("embedded", "apache"):
-        os.environ["STREAMPROC_BROKER_USERNAME"] = ""
+        _without_security("broker")
+    else:
+        security = project.settings.broker_security.client_options()
     if redis == "embedded":
-        os.environ["STREAMPROC_REDIS_PASSWORD"] = ""
+        _without_security("redis")
     if kafka == "embedded" and project.loaded.origins["session_timeout"] == DEFAULT:
         os.environ["STREAMPROC_SESSION_TIMEOUT"] = _EMBEDDED_SESSION
     options = demo.DevOptions(
@@ -55,17 +59,24 @@ def dev(workers: int, once: bool, rate: float | None, kafka: str, redis: str, cl
         sample=_sample(project),
         rate=(0 if once else 1000) if rate is None else rate,
         once=once,
+        security=security,
+        redis_url=None if redis == "embedded" else project.settings.redis_url,
     )
     sys.exit(demo.run_dev(options))
 
 
+def _without_security(server: str) -> None:
+    """Let the workers' settings have no login and no TLS for a server of our own."""
+    for setting in CATALOG.values():
+        if setting.path.startswith(f"{server}_") and setting.path != "broker_list":
+            os.environ[setting.env] = "" if setting.can_be_none else str(setting.default).lower()
+
+
 def _own_servers(kafka: str, redis: str) -> dict[str, Any]:
     """Return settings that win, since servers of our own need none of the project's."""
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {"redis": "redis://127.0.0.1:6379/0" if redis == "embedded" else redis}
     if kafka in ("embedded", "apache"):
         own["broker_list"] = "127.0.0.1:9092"
-    if redis == "embedded":
-        own["redis"] = "redis://127.0.0.1:6379/0"
     return own
 
 
@@ -125,6 +136,7 @@ def replay(
     replay_with_bar(
         file,
         bootstrap=",".join(settings.brokers),
+        security=settings.broker_security.client_options(),
         topic=topic or settings.sample.topic or _source_topic(settings),
         rate=rate,
         key=key,

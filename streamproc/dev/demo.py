@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class DevOptions:
     rate: float = 1000.0
     #: Run through the sample once, print results and end.
     once: bool = False
+    #: Arguments of Kafka clients about login and TLS.
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: URL of a Redis that runs, with login and TLS in it.
+    redis_url: str | None = field(default=None, repr=False)
     #: Seconds without progress after which a single run has failed.
     patience: float = 60.0
 
@@ -121,12 +126,17 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         facts, options = self._facts, self._options
-        client = redis.asyncio.Redis.from_url(self._addresses.redis, decode_responses=True)
+        url = options.redis_url or self._addresses.redis
+        client = redis.asyncio.Redis.from_url(url, decode_responses=True)
         await _check_redis(client)
-        await create_topics(self._addresses.bootstrap, facts.topics, options.partitions)
+        await create_topics(
+            self._addresses.bootstrap, facts.topics, options.partitions, options.security
+        )
         self._stack.start_workers(options.workers, options.app, self._addresses.env)
         others = [*facts.outputs, *([facts.dead_letters] if facts.dead_letters else [])]
-        watch = OffsetWatch(self._addresses.bootstrap, facts.group, facts.sources, others)
+        watch = OffsetWatch(
+            self._addresses.bootstrap, facts.group, facts.sources, others, options.security
+        )
         await watch.start()
         sending = asyncio.create_task(self._replay())
         try:
@@ -153,6 +163,7 @@ class _Run:
             timestamp=sample.timestamp,
             rate=self._options.rate,
             partitions=self._options.partitions,
+            security=self._options.security,
             on_progress=note,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from streamproc.dev.files import RecordFile, Row
+from streamproc.kafka.security import NO_SECURITY
 from streamproc.kafka.sender import BatchSender
 from streamproc.kafka.topics import create_topics
 
@@ -51,6 +52,7 @@ async def replay(
     timestamp: str | None = None,
     format: str | None = None,
     partitions: int = 4,
+    security: Mapping[str, Any] = NO_SECURITY,
     on_progress: Callable[[ReplayProgress], None] | None = None,
 ) -> ReplayProgress:
     """Send every row of a file to a topic, in order, and return when all are acknowledged.
@@ -64,17 +66,19 @@ async def replay(
         timestamp: Field with the event time, which becomes the Kafka timestamp.
         format: ``csv`` or ``ndjson``, when the file's name doesn't tell.
         partitions: For a topic that is created.
+        security: Arguments of aiokafka's clients about login and TLS.
         on_progress: Called about 20 times a second.
 
     Raises:
         ReplayError: The file or one of its lines is wrong.
         ProducerError: The broker refused a record.
         BrokerUnavailable: No broker answers.
+        ConfigurationError: A broker refuses us: its login, TLS...
     """
     with RecordFile(path, key=key, timestamp=timestamp, format=format) as file:
-        await create_topics(bootstrap, [topic], partitions)
+        await create_topics(bootstrap, [topic], partitions, security)
         progress = ReplayProgress(topic)
-        async with BatchSender(bootstrap, topic) as sender:
+        async with BatchSender(bootstrap, topic, security) as sender:
             await _send_paced(file, sender, rate, progress, on_progress)
     progress.fraction = 1.0
     if on_progress is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from streamproc.dev.process import LOOPBACK, ChildProcess, free_port, kill_leftovers
 from streamproc.dev.servers import kafka_server, redis_server
 from streamproc.errors import ConfigurationError
+from streamproc.records.secrets import mask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,7 +73,7 @@ class Addresses:
     @property
     def shown(self) -> list[str]:
         """Both, without passwords."""
-        return [re.sub(r":[^:/@]*@", ":***@", url) for url in (self.kafka, self.redis)]
+        return [mask(url) for url in (self.kafka, self.redis)]
 
     @property
     def env(self) -> dict[str, str]:

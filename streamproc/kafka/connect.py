@@ -9,15 +9,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    KafkaConnectionError,
-    KafkaError,
-    UnsupportedSaslMechanismError,
-)
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from streamproc.errors import ConfigurationError
+from streamproc.kafka.refusal import client_security, find_refusal
 
 #: Seconds between two attempts to connect.
 RETRY_INTERVAL = 0.5
@@ -26,6 +21,10 @@ RETRY_INTERVAL = 0.5
 def addresses(urls: Any) -> str:
     """Return broker URLs as "host:port, host:port", without user and password."""
     return ", ".join(f"{url.host or '127.0.0.1'}:{url.port or 9092}" for url in urls)
+
+
+def _bootstrap(urls: Any) -> str:
+    return addresses(urls).replace(" ", "")
 
 
 @contextmanager
@@ -49,7 +48,8 @@ async def start_when_reachable(
     Returns None when ``service`` was stopped meanwhile.
 
     Raises:
-        ConfigurationError: The broker refused the credentials.
+        ConfigurationError: The broker refuses us: a wrong login, no TLS where it wants
+            some, a certificate that one side doesn't trust...
     """
     since = monotonic()
     told = False
@@ -58,18 +58,13 @@ async def start_when_reachable(
         try:
             with _quiet(told):
                 await client.start()
-        except (
-            AuthenticationFailedError,
-            IllegalSaslStateError,
-            UnsupportedSaslMechanismError,
-        ) as exc:
-            await client.stop()
-            raise ConfigurationError(
-                f"Kafka at {addresses(address)} refused the credentials: {exc}. "
-                "Check broker_username, broker_password and the SASL mechanism."
-            ) from exc
         except (KafkaConnectionError, KafkaError, OSError, asyncio.TimeoutError) as exc:
             await client.stop()
+            # The client says only that it could not connect.
+            with _quiet(True):
+                refusal = await find_refusal(_bootstrap(address), client_security(client))
+            if refusal is not None:
+                raise ConfigurationError(f"{refusal}.") from exc
             if not told:
                 told = True
                 service.log.warning(

@@ -1,4 +1,4 @@
-"""Looking at a Kafka cluster from outside: does it answer, what is in it, who reads it.
+"""Looking at a Kafka cluster from outside: what is in it, who reads it.
 
 Ends of partitions are the high watermarks of fetch responses; see
 :mod:`streamproc.kafka.offsets`.
@@ -7,71 +7,19 @@ Ends of partitions are the high watermarks of fetch responses; see
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import create_conn
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.errors import KafkaError
 
 from streamproc.errors import BrokerUnavailable
+from streamproc.kafka.security import NO_SECURITY
 
-#: ApiVersions 0 with this correlation id and no client id: every broker answers it, also
-#: before a login.
-_CORRELATION = 0x73747265
-_HELLO = struct.pack(">ihhih", 10, 18, 0, _CORRELATION, -1)
-_LOGIN_REFUSED = (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
 _DEAD_STATES = ("Dead", "Empty", "")
-
-
-class Answer(Enum):
-    """How what is at an address answers."""
-
-    KAFKA = "a Kafka broker"
-    NOBODY = "nobody"
-    SILENT = "something that accepts connections and says nothing"
-    CLOSES = "something that closes the connection"
-    REDIS = "a Redis server"
-    WEB = "a web server"
-    TLS = "something that speaks TLS"
-    OTHER = "something that is no Kafka broker"
-
-
-@dataclass(frozen=True)
-class Login:
-    """User, password and SASL mechanism."""
-
-    user: str
-    password: str = field(repr=False)
-    mechanism: str = "PLAIN"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of aiokafka's clients."""
-        return {
-            "security_protocol": "SASL_PLAINTEXT",
-            "sasl_mechanism": self.mechanism,
-            "sasl_plain_username": self.user,
-            "sasl_plain_password": self.password,
-        }
 
 
 @dataclass
@@ -109,90 +57,12 @@ class GroupState:
         return self.members > 0 and self.state not in _DEAD_STATES
 
 
-async def who_answers(host: str, port: int, timeout: float = 3.0) -> tuple[Answer, str]:
-    """Say hello in Kafka's way; return who answers and, when nobody does, why.
-
-    Args:
-        host: Name or address.
-        port: TCP port.
-        timeout: Seconds for the connection, and again for the answer.
-    """
-    answer, reason = await _say(_HELLO, host, port, timeout)
-    if answer is Answer.SILENT:
-        # Redis waits for the rest of a line that it can't read; a new one it answers.
-        other, _ = await _say(b"PING\r\n", host, port, 1.0)
-        answer = other if other is Answer.REDIS else answer
-    return answer, reason
-
-
-async def _say(hello: bytes, host: str, port: int, timeout: float) -> tuple[Answer, str]:
-    try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout)
-    except asyncio.TimeoutError:
-        return Answer.NOBODY, f"no connection within {timeout:g} s"
-    except OSError as exc:
-        return Answer.NOBODY, exc.strerror or str(exc)
-    try:
-        writer.write(hello)
-        return _recognize(await asyncio.wait_for(_start(reader), timeout)), ""
-    except asyncio.TimeoutError:
-        return Answer.SILENT, ""
-    except OSError:
-        return Answer.CLOSES, ""
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _start(reader: asyncio.StreamReader) -> bytes:
-    """Read the eight bytes that tell who answers, or the line or the end that comes before."""
-    reply = b""
-    while len(reply) < 8 and not reply.endswith(b"\r\n"):
-        if not (more := await reader.read(8 - len(reply))):
-            break
-        reply += more
-    return reply
-
-
-def _recognize(reply: bytes) -> Answer:
-    if not reply:
-        return Answer.CLOSES
-    if reply[4:] == struct.pack(">i", _CORRELATION):
-        return Answer.KAFKA
-    if reply.startswith((b"+PONG", b"-ERR", b"-DENIED", b"-NOAUTH")):
-        return Answer.REDIS
-    if reply.startswith(b"HTTP"):
-        return Answer.WEB
-    return Answer.TLS if reply[:2] in (b"\x15\x03", b"\x16\x03") else Answer.OTHER
-
-
-async def try_login(host: str, port: int, login: Login | None, timeout: float = 5.0) -> str | None:
-    """Log in and ask for the cluster; return why the broker refuses, None when it doesn't."""
-    options = login.options if login else {}
-    try:
-        connection = await create_conn(
-            host, port, request_timeout_ms=int(timeout * 1000), **options
-        )
-    except _LOGIN_REFUSED as exc:
-        return str(exc)
-    except (KafkaError, OSError, asyncio.TimeoutError) as exc:
-        return f"it ended the connection ({exc or type(exc).__name__})"
-    try:
-        await connection.send(MetadataRequest([]))
-    except (KafkaError, OSError, asyncio.TimeoutError):
-        return "it ended the connection" + ("" if login else ": it seems to ask for a login")
-    finally:
-        connection.close()
-    return None
-
-
 class Inspector:
     """Looks at topics and a group of a cluster that answers; reads only what it must."""
 
-    def __init__(self, bootstrap: str, login: Login | None = None) -> None:
-        """Ask the brokers ``host:port,host:port``."""
-        options = {"bootstrap_servers": bootstrap, **(login.options if login else {})}
+    def __init__(self, bootstrap: str, security: Mapping[str, Any] = NO_SECURITY) -> None:
+        """Ask the brokers ``host:port,host:port``; ``security``: arguments of aiokafka."""
+        options = {"bootstrap_servers": bootstrap, **security}
         self._admin = AIOKafkaAdminClient(request_timeout_ms=10_000, **options)
         self._consumer = AIOKafkaConsumer(
             enable_auto_commit=False,

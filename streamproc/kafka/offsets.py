@@ -7,12 +7,15 @@ ListOffsets says is not (the embedded broker counts only the last batch's first 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+
+from streamproc.kafka.security import NO_SECURITY
 
 
 @dataclass
@@ -46,9 +49,18 @@ class OffsetWatch:
     """Follows the ends of topics and the committed offsets of a group, reading no records."""
 
     def __init__(
-        self, bootstrap: str, group: str, sources: Iterable[str], others: Iterable[str] = ()
+        self,
+        bootstrap: str,
+        group: str,
+        sources: Iterable[str],
+        others: Iterable[str] = (),
+        security: Mapping[str, Any] = NO_SECURITY,
     ) -> None:
-        """Watch ``sources`` (topics the group reads) and only the ends of ``others``."""
+        """Watch ``sources`` (topics the group reads) and only the ends of ``others``.
+
+        ``security`` are arguments of aiokafka's clients about login and TLS.
+        """
+        self._security = security
         self.offsets = Offsets()
         self._bootstrap = bootstrap
         self._group = group
@@ -58,13 +70,14 @@ class OffsetWatch:
 
     async def start(self) -> None:
         """Connect; the topics must exist."""
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, **self._security)
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=1024,
+            **self._security,
         )
         await self._admin.start()
         await self._consumer.start()

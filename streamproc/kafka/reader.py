@@ -15,23 +15,19 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.conn import create_conn
 from aiokafka.errors import (
-    AuthenticationFailedError,
     GroupAuthorizationFailedError,
-    IllegalSaslStateError,
     IllegalStateError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
-    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
-    UnsupportedSaslMechanismError,
 )
 
 from streamproc.errors import BrokerUnavailable, ConfigurationError, ProducerError
 from streamproc.kafka.connect import _quiet
 from streamproc.kafka.fetch import Headers, RawBatch, fetch_batches
+from streamproc.kafka.refusal import find_refusal
 from streamproc.kafka.topics import create_topics
 
 T = TypeVar("T")
@@ -44,13 +40,6 @@ CLOSE_TIMEOUT = 10.0
 #: Largest letter, in bytes; brokers may take less.
 MAX_REQUEST_SIZE = 32 * 1024 * 1024
 MAX_FETCH_BYTES, MIN_FETCH_BYTES = 1024 * 1024, 32 * 1024
-
-_LOGIN_REFUSED = (
-    AuthenticationFailedError,
-    IllegalSaslStateError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
 
 
 class Fetched(NamedTuple):
@@ -87,8 +76,8 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
 
     Raises:
         BrokerUnavailable: No broker answered in time.
-        ConfigurationError: The broker refused the login, a topic isn't there, or there
-            is no such option.
+        ConfigurationError: The broker refuses us, a topic isn't there, or there is no such
+            option.
     """
 
     def __init__(
@@ -156,7 +145,7 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
                 return
             except KafkaConnectionError as exc:
                 await self._consumer.stop()
-                await self._check_login()
+                await self._check_refusal()
                 if monotonic() > until:
                     raise BrokerUnavailable(
                         f"No Kafka broker answered at {self.bootstrap} within {timeout:g} s. "
@@ -173,23 +162,12 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
             if name.startswith(("security", "sasl", "ssl"))
         }
 
-    async def _check_login(self) -> None:
+    async def _check_refusal(self) -> None:
         # aiokafka says only that it could not connect.
-        for server in self.bootstrap.split(","):
-            host, _, port = server.rpartition(":")
-            try:
-                with _quiet(True):
-                    connection = await create_conn(
-                        host, int(port), request_timeout_ms=5000, **self._security
-                    )
-            except _LOGIN_REFUSED as exc:
-                raise ConfigurationError(
-                    f"Kafka at {server} refused the login: {exc}. Check username, password and "
-                    "sasl_mechanism."
-                ) from exc
-            except (OSError, KafkaError, asyncio.TimeoutError):
-                continue  # not there: that is said when time is up
-            connection.close()
+        with _quiet(True):
+            refusal = await find_refusal(self.bootstrap, self._security)
+        if refusal is not None:
+            raise ConfigurationError(f"{refusal}.")
 
     async def _wait_for_topics(self, until: float) -> None:
         while missing := sorted(set(self.topics) - await self._consumer.topics()):
@@ -280,9 +258,7 @@ class ReaderThread(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _send(self, topic: str, letters: Sequence[Letter]) -> None:
         try:
             if self._producer is None:
-                with_login = bool(self._security)
-                if not with_login:
-                    await create_topics(self.bootstrap, [topic])
+                await create_topics(self.bootstrap, [topic], security=self._security)
                 self._producer = AIOKafkaProducer(
                     bootstrap_servers=self.bootstrap,
                     acks="all",

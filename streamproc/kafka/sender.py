@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from streamproc.errors import BrokerUnavailable, ProducerError
+from streamproc.kafka.security import NO_SECURITY
 
 #: Key, value, timestamp in milliseconds (None: the time of sending).
 Row = tuple[bytes | None, bytes, int | None]
@@ -23,9 +24,15 @@ class BatchSender:
     a key go to the partitions in turn.
     """
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        """Prepare to send to ``topic`` of the broker at ``bootstrap`` (``host:port``)."""
+    def __init__(
+        self, bootstrap: str, topic: str, security: Mapping[str, Any] = NO_SECURITY
+    ) -> None:
+        """Prepare to send to ``topic`` of the broker at ``bootstrap`` (``host:port``).
+
+        ``security`` are arguments of aiokafka's clients about login and TLS.
+        """
         self._bootstrap = bootstrap
+        self._security = security
         self._topic = topic
         self._partitions: list[int] = []
         self._partition_of_key: dict[bytes, int] = {}
@@ -39,6 +46,7 @@ class BatchSender:
         """
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
+            **self._security,
             acks="all",
             linger_ms=0,
             max_batch_size=256 * 1024,

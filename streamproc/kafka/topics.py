@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError
 
-from streamproc.errors import BrokerUnavailable
+from streamproc.errors import BrokerUnavailable, ConfigurationError
+from streamproc.kafka.refusal import find_refusal
+from streamproc.kafka.security import NO_SECURITY
 
 _TOPIC_ALREADY_EXISTS = 36
 # Retention goes by record timestamps: a replay of last year's data would vanish at once.
 _CONFIG = {"retention.ms": "-1"}
 
 
-async def create_topics(bootstrap: str, names: Iterable[str], partitions: int = 4) -> list[str]:
+async def create_topics(
+    bootstrap: str,
+    names: Iterable[str],
+    partitions: int = 4,
+    security: Mapping[str, Any] = NO_SECURITY,
+) -> list[str]:
     """Create those topics that don't exist, and return their names when all can be used.
+
+    Args:
+        bootstrap: "host:port,host:port".
+        names: Names of topics.
+        partitions: Of each topic.
+        security: Arguments of aiokafka's clients about login and TLS.
 
     Raises:
         BrokerUnavailable: No broker answers at ``bootstrap``.
+        ConfigurationError: A broker refuses us: its login, TLS...
         ValueError: A name or a number of partitions that the broker refuses.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **security)
     try:
         await admin.start()
     except KafkaConnectionError as exc:
         await admin.close()
+        if refusal := await find_refusal(bootstrap, security):
+            raise ConfigurationError(f"{refusal}.") from exc
         raise BrokerUnavailable(f"No Kafka broker answers at {bootstrap}.") from exc
     try:
         missing = sorted(set(names) - set(await admin.list_topics()))

@@ -1,7 +1,7 @@
 """Settings: one typed object, gathered from six places, with the place of each value kept."""
 
 from streamproc.settings.loading import Loaded, load, load_settings
-from streamproc.settings.model import ErrorHandling, SampleData, Secret, Settings, without_password
+from streamproc.settings.model import ErrorHandling, SampleData, Secret, Settings
 
 __all__ = [
     "ErrorHandling",
@@ -11,5 +11,4 @@ __all__ = [
     "Settings",
     "load",
     "load_settings",
-    "without_password",
 ]

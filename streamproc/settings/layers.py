@@ -204,6 +204,8 @@ def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, int]]:
             targets = node.targets
         elif isinstance(node, ast.AnnAssign | ast.AugAssign):
             targets = [node.target]
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in CATALOG:
+            yield node.name, node.lineno  # def broker_token(): ...
         for target in targets:
             yield from ((n.id, n.lineno) for n in ast.walk(target) if isinstance(n, ast.Name))
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from streamproc.errors import ConfigurationError
+from streamproc.records.secrets import MASK, register_url
 from streamproc.settings.catalog import CATALOG, Setting
 from streamproc.settings.layers import (
     Layer,
@@ -27,7 +28,7 @@ from streamproc.settings.layers import (
     module_layer,
     yaml_layer,
 )
-from streamproc.settings.model import MASK, NAME_PATTERN, Secret, Settings, show, split
+from streamproc.settings.model import NAME_PATTERN, Function, Secret, Settings, show, split
 
 _VARIABLE = re.compile(r"\$(\$?)\{(\w+)(?::-([^}]*))?\}")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
@@ -123,7 +124,7 @@ class _Resolution:
                     self._origins[path] = value.place
         if self._problems:
             raise ConfigurationError(_listed(self._folder, self._problems))
-        settings = msgspec.convert(_nest(chosen), Settings, dec_hook=_secret)
+        settings = msgspec.convert(_nest(chosen), Settings, dec_hook=_special)
         return Loaded(settings, self._origins, self._warnings, self._variables)
 
     def _candidates(self, path: str) -> Iterator[Value]:
@@ -149,10 +150,14 @@ class _Resolution:
         if setting.path == "redis" and isinstance(raw, Mapping):
             raw = _redis_url(raw)
         try:
-            converted = msgspec.convert(raw, setting.type, strict=not is_text, dec_hook=_secret)
+            converted = msgspec.convert(raw, setting.type, strict=not is_text, dec_hook=_special)
         except msgspec.ValidationError as exc:
             shown = MASK if setting.is_secret else show(raw)
             return None, f"{setting.path} = {shown}: {_reason(exc, is_text)}"
+        if setting.path.endswith("_file") and used and isinstance(converted, str):
+            converted = str(self._folder / converted)
+        if setting.path == "redis" and isinstance(converted, str):
+            register_url(converted)
         check = _CHECKS.get(setting.path)
         wrong = check(converted) if check else None
         return converted, f"{setting.path} = {show(raw)}: {wrong}" if wrong else None
@@ -196,8 +201,10 @@ def _expand(raw: Any, environ: Mapping[str, str], missing: list[str]) -> Any:
     return _VARIABLE.sub(replace, raw)
 
 
-def _secret(kind: Any, value: Any) -> Any:
-    """Turn text into a secret, for msgspec."""
+def _special(kind: Any, value: Any) -> Any:
+    """Turn text into a secret, or a function or the name of one into that, for msgspec."""
+    if kind is Function:
+        return value if isinstance(value, Function) else Function(value)
     if kind is not Secret:
         raise NotImplementedError(f"no conversion to {kind}")
     if isinstance(value, Secret):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-MASK = "******"
+from streamproc.records.secrets import MASK, mask, register
+from streamproc.settings.urls import redis_url
+
+if TYPE_CHECKING:
+    from streamproc.kafka.security import BrokerSecurity
+
 #: What Kafka takes as a group and in a topic's name.
 NAME_PATTERN = "^[A-Za-z0-9._-]{1,200}$"
 
@@ -24,8 +28,9 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        """Keep ``text``."""
+        """Keep ``text``, and make it known so that it is masked wherever it stands."""
         self._text = text
+        register(text)
 
     def reveal(self) -> str:
         """Return the text itself."""
@@ -41,9 +46,30 @@ class Secret:
         return hash(self._text)
 
 
-def without_password(text: str) -> str:
-    """Return text with the passwords of the URLs in it masked."""
-    return re.sub(r"(://[^:/@\s]*:)[^/\s]*@", rf"\g<1>{MASK}@", text)
+class Function:
+    """A function without arguments: the function itself, or ``module:name`` of one."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Any) -> None:
+        """Keep ``target``.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        is_name = isinstance(target, str) and re.fullmatch(r"[\w.]+:\w+", target)
+        if not is_name and not callable(target):
+            raise ValueError("Expected a function, or the name of one as module:function")
+        self.target = target
+
+    def __repr__(self) -> str:
+        return str(getattr(self.target, "__qualname__", self.target))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Function) and other.target == self.target
+
+    def __hash__(self) -> int:
+        return hash(self.target)
 
 
 class ErrorHandling(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +121,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Secret | None, Meta(description="Password for Kafka (SASL); from the environment.")
     ] = None
     broker_sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
-        Meta(description="SASL mechanism that the broker asks for."),
-    ] = "PLAIN"
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None,
+        Meta(
+            description="SASL mechanism: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or "
+            "`OAUTHBEARER`. Default: `PLAIN`, or `OAUTHBEARER` where there is a `broker_token`."
+        ),
+    ] = None
+    broker_token: Annotated[
+        Function | None,
+        Meta(
+            description="Function that returns a token for OAUTHBEARER: in `settings.py` the "
+            "function itself, elsewhere `module:function`."
+        ),
+    ] = None
+    broker_tls: Annotated[
+        bool,
+        Meta(
+            description="Encrypt connections to Kafka; they are too when `broker_ca_file` or "
+            "`broker_certificate_file` is set."
+        ),
+    ] = False
+    broker_ca_file: Annotated[
+        str | None,
+        Meta(description="PEM file of the CA that signed the brokers'. Default: the system's CAs."),
+    ] = None
+    broker_certificate_file: Annotated[
+        str | None, Meta(description="PEM file of our certificate, where brokers ask for one.")
+    ] = None
+    broker_key_file: Annotated[
+        str | None,
+        Meta(description="PEM file of its key. Default: `broker_certificate_file` has it."),
+    ] = None
+    broker_key_password: Annotated[
+        Secret | None, Meta(description="Password of that key; from the environment.")
+    ] = None
+    broker_check_hostname: Annotated[
+        bool, Meta(description="Brokers' certificates must be for the names they are reached by.")
+    ] = True
     topic: Annotated[
         str | list[str],
         Meta(description="Source topic, or a list of them."),
@@ -106,9 +166,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="Redis URL, or a mapping of host, port, db, username, password."),
     ] = "redis://127.0.0.1:6379/0"
+    redis_username: Annotated[
+        str | None, Meta(description="User of Redis (ACL). Default: the one that Redis calls so.")
+    ] = None
     redis_password: Annotated[
         Secret | None, Meta(description="Password for Redis; from the environment.")
     ] = None
+    redis_tls: Annotated[
+        bool,
+        Meta(
+            description="Encrypt connections to Redis; they are too with `rediss://` and when "
+            "`redis_ca_file` or `redis_certificate_file` is set."
+        ),
+    ] = False
+    redis_ca_file: Annotated[
+        str | None,
+        Meta(description="PEM file of the CA that signed Redis'. Default: the system's CAs."),
+    ] = None
+    redis_certificate_file: Annotated[
+        str | None, Meta(description="PEM file of our certificate, where Redis asks for one.")
+    ] = None
+    redis_key_file: Annotated[
+        str | None,
+        Meta(description="PEM file of its key. Default: `redis_certificate_file` has it."),
+    ] = None
+    redis_key_password: Annotated[
+        Secret | None, Meta(description="Password of that key; from the environment.")
+    ] = None
+    redis_check_hostname: Annotated[
+        bool, Meta(description="Redis' certificate must be for the name it is reached by.")
+    ] = True
     serialization: Annotated[
         str, Meta(description="Codec of record values when a topic names none.")
     ] = "json"
@@ -170,16 +257,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return [b if "://" in b else f"kafka://{b}" for b in split(self.broker_list)]
 
     @property
+    def broker_security(self) -> BrokerSecurity:
+        """Login and TLS of the brokers: for ``App(broker_credentials=...)``, ``KafkaReader``
+        and, by ``client_options()``, for any client of aiokafka.
+
+        Raises:
+            ConfigurationError: Settings that don't belong together.
+        """
+        from streamproc.kafka.security import BrokerSecurity  # loads the Kafka client
+
+        return BrokerSecurity(
+            username=self.broker_username,
+            password=_revealed(self.broker_password),
+            mechanism=self.broker_sasl_mechanism,
+            token=self.broker_token.target if self.broker_token else None,
+            tls=self.broker_tls,
+            ca_file=self.broker_ca_file,
+            certificate_file=self.broker_certificate_file,
+            key_file=self.broker_key_file,
+            key_password=_revealed(self.broker_key_password),
+            check_hostname=self.broker_check_hostname,
+        )
+
+    @property
     def redis_url(self) -> str | None:
-        """The Redis URL with its password in it: for clients, not for logs."""
-        if self.redis is None or self.redis_password is None:
-            return self.redis
-        scheme, _, rest = self.redis.partition("://")
-        login, _, place = rest.rpartition("@")
-        if ":" in login:
-            return self.redis
-        password = quote(self.redis_password.reveal(), safe="")
-        return f"{scheme}://{login}:{password}@{place}"
+        """The Redis URL with login and TLS in it: for clients, not for logs."""
+        if self.redis is None:
+            return None
+        return redis_url(
+            self.redis,
+            username=self.redis_username,
+            password=_revealed(self.redis_password),
+            tls=self.redis_tls,
+            ca_file=self.redis_ca_file,
+            certificate_file=self.redis_certificate_file,
+            key_file=self.redis_key_file,
+            key_password=_revealed(self.redis_key_password),
+            check_hostname=self.redis_check_hostname,
+        )
 
     @property
     def dead_letter_topic(self) -> str | None:
@@ -194,7 +309,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [
-            (path, without_password(value) if isinstance(value, str) else value)
+            (path, mask(value) if isinstance(value, str) else value)
             for path, value in flatten(self)
         ]
 
@@ -207,7 +322,11 @@ def split(value: str | list[str]) -> list[str]:
 
 def show(value: Any) -> str:
     """Return a value as text, secrets masked."""
-    return without_password(repr(value))
+    return mask(repr(value))
+
+
+def _revealed(secret: Secret | None) -> str | None:
+    return secret.reveal() if secret else None
 
 
 def flatten(struct: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,8 @@ from streamproc.checkpoint import waiting_writers
 from streamproc.errors import SinkError, SinkUnavailable, StreamprocError
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.reader import Letter, Place, ReaderThread
+from streamproc.kafka.security import BrokerSecurity
+from streamproc.records.secrets import register
 from streamproc.sources.brokers import brokers
 from streamproc.sources.frames import frame_of, pandas
 from streamproc.sources.runs import Message, Rejected, Run, run_decoder
@@ -62,15 +64,16 @@ class KafkaReader:
         connect_timeout: Seconds to wait for the broker and the topics at the start.
         buffer_bytes: Bytes of records to fetch ahead.
         serialization: Name of the codec of values.
-        username: Login of the broker (SASL/PLAIN unless the options say otherwise).
+        username: Login of the broker by SASL PLAIN; for other ways see ``security``.
         password: Its password; take it from the environment.
-        options: More settings of aiokafka's consumer (``security_protocol``,
-            ``ssl_context``, ``session_timeout_ms``...).
+        security: Login and TLS, when they are more than that. Those of a project's settings
+            are ``load_settings().broker_security``.
+        options: More settings of aiokafka's consumer (``session_timeout_ms``...).
 
     Raises:
         BrokerUnavailable: No broker answered in time.
-        ConfigurationError: A topic doesn't exist, the broker refused the login, or an
-            argument is wrong.
+        ConfigurationError: A topic doesn't exist, the broker refuses us (a wrong login,
+            no TLS...), or an argument is wrong.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class KafkaReader:
         serialization: str = "json",
         username: str | None = None,
         password: str | None = None,
+        security: BrokerSecurity | None = None,
         **options: Any,
     ) -> None:
         self.group = group
@@ -104,6 +108,9 @@ class KafkaReader:
         self._commit_due = monotonic() + COMMIT_INTERVAL
         self._closed = False
         bootstrap, login = brokers(broker_list, username, password)
+        register(password, login.get("sasl_plain_password"))
+        if security is not None:
+            login = security.client_options()
         self._thread = ReaderThread(
             bootstrap,
             [topic] if isinstance(topic, str) else list(topic),

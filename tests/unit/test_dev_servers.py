@@ -63,5 +63,5 @@ def test_the_last_error_of_a_worker_is_found_as_its_log_grows(tmp_path):
 
 def test_addresses_are_shown_without_passwords():
     addresses = Addresses("kafka://me:secret@k:9092", "redis://:p%40ss@r:6379/0")
-    assert addresses.shown == ["kafka://me:***@k:9092", "redis://:***@r:6379/0"]
+    assert addresses.shown == ["kafka://me:******@k:9092", "redis://:******@r:6379/0"]
     assert Addresses("kafka://k:1", "redis://r:2/0").shown == ["kafka://k:1", "redis://r:2/0"]
