@@ -203,6 +203,8 @@ class Producer(driver.Producer):  # type: ignore[misc]
     ) -> Any:
         """Queue one record; the future that comes back resolves when it is acknowledged."""
         if self.app.exactly_once:
+            # Metadata first: to wait for it with a transaction begun may outlast that.
+            await self._ensure_producer().client._wait_on_metadata(topic)
             await self._enter_transaction()
         future = await super().send(
             topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
@@ -236,11 +238,11 @@ class Producer(driver.Producer):  # type: ignore[misc]
         Raises:
             ProducerError: The topic isn't there, or a record is larger than allowed.
         """
-        if self.app.exactly_once:
-            await self._enter_transaction()
         producer = self._ensure_producer()
         try:
             await producer.client._wait_on_metadata(topic)
+            if self.app.exactly_once:
+                await self._enter_transaction()
             rows = self._rows_by_partition(topic, keys, len(values), partition)
             futures: list[SentBatch] = []
             for target, indices in rows.items():

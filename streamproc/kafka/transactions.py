@@ -31,7 +31,7 @@ from aiokafka.protocol.types import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streamproc.errors import Fenced
+from streamproc.errors import ConfigurationError, Fenced
 
 #: What the group answers to one that it doesn't count as the partitions' owner.
 REFUSED = {
@@ -42,6 +42,12 @@ REFUSED = {
 #: Offsets of a transaction that is ending are not known yet (KIP-447).
 UNSTABLE_OFFSET_COMMIT = 88
 NO_LEADER_EPOCH = -1
+
+NO_TRANSACTIONS = (
+    'processing_guarantee="exactly_once" needs a broker with transactions as Apache Kafka 2.5 and '
+    "newer have them, and this one has not: the embedded Kafka of `streamproc dev` is one "
+    "(`streamproc dev --kafka apache` isn't)"
+)
 
 
 class GroupMember(str):
@@ -288,6 +294,23 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
             retry_backoff_ms=options.get("retry_backoff_ms", 100),
             request_timeout_ms=self._request_timeout_ms,
         )
+
+    async def start(self) -> None:
+        """Connect, and end what an earlier producer with this transactional id left open.
+
+        Raises:
+            ConfigurationError: The broker has no transactions, or not those of KIP-447.
+        """
+        try:
+            await super().start()
+        except (errors.UnknownError, errors.IncompatibleBrokerVersion, NotImplementedError) as exc:
+            await self.stop()
+            raise ConfigurationError(f"{NO_TRANSACTIONS} (it answered {exc!r})") from exc
+        versions = next((each._versions for each in self.client._conns.values()), {})
+        for request in (TxnOffsetCommitRequest_v3, OffsetFetchRequest_v7):
+            if versions.get(request.API_KEY, (0, 0))[1] < request.API_VERSION:
+                await self.stop()
+                raise ConfigurationError(NO_TRANSACTIONS)
 
     def ensure_begun(self) -> None:
         """Be in a transaction.
