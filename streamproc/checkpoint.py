@@ -422,7 +422,9 @@ class Checkpoint:
         await self._flush(taken)
         sent = await app.tables.send(taken.flushes)
         await app.producer.flush()
-        await app.producer.end_transaction(taken.offsets, member)
+        # What was sent without any record (by timers) is fenced by offsets that don't change.
+        offsets = taken.offsets or app.consumer.last_committed()
+        await app.producer.end_transaction(offsets, member)
         app.tables.keep(sent)
         self._bound_changes()
         app.consumer.on_committed(taken.offsets)

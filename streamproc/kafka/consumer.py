@@ -289,6 +289,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     """Kafka consumer of a worker."""
 
     _thread: ConsumerThread
+    _member: GroupMember | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._room = asyncio.Event()
@@ -512,6 +513,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
+        # aiokafka forgets it when it learns that the group has gone on without the worker,
+        # and only then are the partitions revoked and what was done with them committed.
+        self._member = self._thread.member
         # Faust does so when partitions are revoked, which needs some to be there.
         self.stop_flow()
         await super().on_partitions_assigned(assigned, generation_id)
@@ -569,8 +573,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     @property
     def member(self) -> GroupMember:
-        """The worker as the group knows it now."""
-        return self._thread.member
+        """The worker as the group knew it when it assigned the partitions that are read."""
+        return self._member or self._thread.member
+
+    def last_committed(self) -> dict[TP, int]:
+        """Return the offsets that the group has of what is assigned."""
+        offsets = {tp: self.committed_offset(tp) for tp in self.assignment()}
+        return {tp: offset for tp, offset in offsets.items() if offset is not None}
 
     async def is_member(self) -> bool:
         """False when the group has given the partitions to others, as after a long freeze."""

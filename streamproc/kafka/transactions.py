@@ -338,6 +338,9 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
                 known how it ended.
         """
         if offsets:
+            if member.generation < 0:
+                # The group would take its offsets unchecked, as those of a client without a group.
+                raise Fenced(f"Group {member!s} has no such member any more")
             self.ensure_begun()
             await self.send_offsets_to_transaction(
                 {TopicPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items()},
