@@ -11,12 +11,13 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test test-kafka bench bench-peers lint java clean
+.PHONY: help venv setup demo test test-kafka faults bench bench-peers lint java clean
 
 help:
 	@echo "make demo        install, start Kafka and Redis, run the reference app on sample data"
 	@echo "make test        run all tests on the embedded Kafka"
 	@echo "make test-kafka  run the tests with servers on Apache Kafka (Java, Maven)"
+	@echo "make faults      break brokers, Redis, networks and workers at random, on Apache Kafka"
 	@echo "make bench       measure side by side with Faust and a loop by hand"
 	@echo "make bench-peers install Bytewax and Quix Streams, which bench then measures too"
 	@echo "make lint        ruff and mypy"
@@ -34,6 +35,10 @@ test: $(VENV)/.installed-test
 
 test-kafka: $(VENV)/.installed-test java
 	STREAMPROC_TEST_KAFKA=apache $(PYTEST) $(wildcard tests/integration tests/faults) $(ARGS)
+
+# The long form of tests/faults/test_guarantees.py: make faults ARGS="--rounds 20 --minutes 60"
+faults: $(VENV)/.installed-test java
+	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)

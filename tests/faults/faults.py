@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -285,7 +284,7 @@ def _idle_files(run: Run) -> list[Path]:
 
 
 def fill_disk(run: Run) -> None:
-    """The disk with the data folder is full for a while; see :class:`SmallDisk`."""
+    """The disk with the data folder is full for a while; the plan needs ``disk``."""
     filler = run.tables / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -295,24 +294,6 @@ def fill_disk(run: Run) -> None:
             pass
     run.sleep(6, 9)
     filler.unlink()
-
-
-class SmallDisk:
-    """Keeps the data folder on a disk of a few MB. PermissionError: not allowed here."""
-
-    def __init__(self, folder: Path, megabytes: int = 64) -> None:
-        self.folder, self.megabytes = folder, megabytes
-
-    def __enter__(self) -> None:
-        self.folder.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={self.megabytes}m", "tmpfs"]
-        try:
-            subprocess.run([*command, str(self.folder)], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as exc:
-            raise PermissionError(f"a tmpfs can't be mounted here: {exc}") from exc
-
-    def __exit__(self, *error: object) -> None:
-        subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
 
 def changelogs(run: Run) -> list[str]:

@@ -9,8 +9,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ import redis
 from confluent_kafka import KafkaException
 from faults import verify
 from faults.cluster import Cluster
+from faults.disk import SmallDisk
 from faults.feed import Feed
 from faults.proxy import Proxy
 from harness import KafkaClient, Worker
 
+from streamproc.dev.process import ChildProcess
 from streamproc.dev.servers import RedisServer
 from streamproc.sinks.redis.sink import RedisOptions
 
 SESSION_TIMEOUT = 6.0
 TESTS = Path(__file__).parent.parent
-_ERROR = re.compile(r"(ERROR|CRITICAL|streamproc\.errors)", re.IGNORECASE)
+_REASON = re.compile(r"(^streamproc\.errors\.|\[ERROR\])")
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Plan:
         workers: How many there are when nothing is wrong.
         rate: Records a second.
         settle: Seconds that everything may take to be processed at the end.
+        disk: Size in MB of the disk that the data folder is on; None: the test's own.
     """
 
     guarantee: str = "at_least_once"
@@ -51,6 +54,7 @@ class Plan:
     standbys: int = 0
     rate: int = 600
     settle: float = 120.0
+    disk: int | None = None
 
 
 @dataclass
@@ -87,8 +91,13 @@ class Run:
     at its end is noted: it must have said something.
     """
 
-    def __init__(self, servers: Servers, plan: Plan) -> None:
+    def __init__(
+        self, servers: Servers, plan: Plan, started: list[ChildProcess] | None = None
+    ) -> None:
         self.servers, self.plan = servers, plan
+        #: All workers that ever were, whose logs a test shows when it fails.
+        self.started = [] if started is None else started
+        self._stack = ExitStack()
         self.kafka, self.redis = servers.kafka, servers.redis
         self.dice = random.Random(plan.seed)
         self.topic = f"faults-{uuid.uuid4().hex[:8]}"
@@ -109,6 +118,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self.control.mkdir(parents=True)
+        if self.plan.disk is not None:
+            self._stack.enter_context(SmallDisk(self.tables, self.plan.disk))
         self.servers.running = self
         copies = 3 if len(self.kafka.nodes) == 3 else 1
         for name in (self.topic, f"{self.topic}-results"):
@@ -129,6 +140,7 @@ class Run:
         for worker in self.crew:
             worker.kill()
         self.servers.running = None
+        self._stack.close()
 
     # -- workers
 
@@ -154,6 +166,7 @@ class Run:
         command += ["--datadir", str(self.folder / "data"), "worker", "-l", "info"]
         worker.spawn([*command, "--without-web"], cwd=self.folder, env=env)
         self.crew.append(worker)
+        self.started.append(worker)
         return worker
 
     def any_worker(self) -> Worker:
@@ -166,8 +179,9 @@ class Run:
         if kill:
             worker.kill()
             return
+        begun = "Starting..." in worker.log
         code = worker.stop(40)
-        if code != 0:
+        if code != 0 and begun:
             self.notes.append(f"{worker.name} was asked to stop and ended with {code}")
 
     def attend(self) -> None:
@@ -175,9 +189,10 @@ class Run:
         for worker in list(self.crew):
             if worker.running:
                 continue
-            lines = [line for line in worker.log.splitlines() if _ERROR.search(line)]
-            reason = lines[-1].strip() if lines else ""
-            self.stops.append(f"{worker.name} ({worker.exit_code}): {reason[-200:]}")
+            lines = [line for line in worker.log.splitlines() if _REASON.search(line)]
+            named = [line for line in lines if line.startswith("streamproc.errors")]
+            reason = (named or lines or [""])[-1].strip()
+            self.stops.append(f"{worker.name} ({worker.exit_code}): {reason[:300]}")
             if worker.exit_code == 0 or not reason:
                 self.notes.append(f"{worker.name} ended with {worker.exit_code} and no reason")
             self.crew.remove(worker)
@@ -289,10 +304,14 @@ class Run:
 
 
 def play(
-    servers: Servers, plan: Plan, schedule: list[Callable[[Run], None]], pause: float = 2.0
+    servers: Servers,
+    plan: Plan,
+    schedule: Sequence[Callable[[Run], None]],
+    started: list[ChildProcess] | None = None,
+    pause: float = 2.0,
 ) -> tuple[Run, verify.Figures]:
     """Run with these faults, one after the other; print what it came to."""
-    with Run(servers, plan) as run:
+    with Run(servers, plan, started) as run:
         print(f"\nseed {plan.seed}, {plan.guarantee}, {plan.mode}, {run.topic}", flush=True)
         for fault in schedule:
             began = time.monotonic()
