@@ -208,6 +208,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     commit_interval: Annotated[
         float, Positive, Meta(description="Seconds between two checkpoints.")
     ] = 1.0
+    checkpoint_records: Annotated[
+        int, Positive, Meta(description="Records read after which one comes before its time.")
+    ] = 1_000_000
+    checkpoint_bytes: Annotated[
+        int, Positive, Meta(description="Bytes read after which one comes before its time.")
+    ] = 256 * 1024 * 1024
+    processing_guarantee: Annotated[
+        Literal["at_least_once", "exactly_once"],
+        Meta(description="How often a record counts in topics, tables and sinks after a crash."),
+    ] = "at_least_once"
+    transaction_timeout: Annotated[
+        float,
+        Positive,
+        Meta(description="Seconds after which the broker aborts a transaction (exactly once)."),
+    ] = 10.0
     error_handling: ErrorHandling = ErrorHandling()
     sample: SampleData = SampleData()
     partitions: Annotated[

@@ -8,6 +8,7 @@ import sys
 
 import faust
 import pytest
+from faust.types.enums import ProcessingGuarantee
 
 import streamproc
 from streamproc.errors import ConfigurationError
@@ -129,9 +130,19 @@ def test_app_conf_is_read_from_an_object():
     assert made.conf.topic_partitions == 5
 
 
-def test_exactly_once_of_faust_is_refused():
-    with pytest.raises(ConfigurationError, match="processing_guarantee"):
-        app(processing_guarantee="exactly_once")
+@pytest.mark.parametrize("guarantee", ["exactly_once", ProcessingGuarantee.EXACTLY_ONCE])
+def test_exactly_once_of_faust_means_ours(guarantee):
+    made = app(processing_guarantee=guarantee)
+    assert made.exactly_once
+    assert not made.in_transaction
+    assert not app().exactly_once
+
+
+def test_unknown_guarantees_are_refused():
+    with pytest.raises(ConfigurationError, match="'exactly_twice'"):
+        app(processing_guarantee="exactly_twice")
+    with pytest.raises(ConfigurationError, match="when_sink_behind='ignore'"):
+        app(when_sink_behind="ignore")
 
 
 def test_url_forms_of_brokers():
