@@ -62,6 +62,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = 8 * ulp(FIRST_TIME)
         self._limit: Limit = lambda: None
         self._jobs = 0
+        #: What outlives those who run in the loop.
+        self._lasting: set[asyncio.TimerHandle] = set()
         #: Steps until :class:`Killed` is raised out of ``run``; None for never.
         self.steps_left: int | None = None
         self._outside_until: float | None = None
@@ -122,6 +124,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 self.steps_left = None
                 raise Killed
 
+    def call_lasting(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call ``callback`` later, whatever is killed until then."""
+
+        def fire() -> None:
+            self._lasting.discard(handle)
+            callback()
+
+        handle = self.call_later(delay, fire)
+        self._lasting.add(handle)
+
     # -- sockets and threads
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
@@ -167,4 +179,4 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             closing.exception()
         self._asyncgens_shutdown_called = False  # it runs on, with the next start of the app
         self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._scheduled[:] = sorted(self._lasting)  # type: ignore[attr-defined]

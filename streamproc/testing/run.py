@@ -59,7 +59,9 @@ class AppRun:
         self.app = app
         self.loop = VirtualLoop()
         self.clock = Clock(self.loop, start_time)
-        self.broker = MemoryBroker(partitions_of, lambda: self.clock.milliseconds)
+        self.broker = MemoryBroker(
+            partitions_of, lambda: self.clock.milliseconds, self.loop.call_lasting
+        )
         self.on_kill: Callable[[], None] = lambda: None
         self._partitions_of = partitions_of
         self._in_memory = in_memory

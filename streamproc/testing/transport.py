@@ -8,21 +8,23 @@ against faust-streaming 0.15.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from faust.assignor.client_assignment import ClientAssignment
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 from mode import Service
 
-from streamproc.errors import ProducerError
+from streamproc.errors import Fenced
 from streamproc.kafka.consumer import Consumer
-from streamproc.kafka.fetch import Headers, RawBatch
+from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
-from streamproc.kafka.producer import Producer, SentBatch
+from streamproc.kafka.producer import Producer
+from streamproc.kafka.transactions import GroupMember
 from streamproc.kafka.transport import Transport
-from streamproc.testing.broker import MemoryBroker
+from streamproc.testing.broker import MemoryBroker, Session
 
 
 class Connection:
@@ -43,6 +45,10 @@ class Connection:
             raise asyncio.CancelledError
         return self._broker
 
+    def new_client(self, transactional_id: str | None = None, timeout: float = 0.0) -> MemoryClient:
+        """Return what takes the place of aiokafka's producer."""
+        return MemoryClient(self, transactional_id, timeout)
+
 
 class MemoryGroup(Service):  # type: ignore[misc]
     """The app's membership of its consumer group; takes the place of the consumer thread."""
@@ -58,6 +64,7 @@ class MemoryGroup(Service):  # type: ignore[misc]
         self._positions: dict[TP, int] = {}
         self._wake = asyncio.Event()
         self._rebalance_lock = asyncio.Lock()
+        self._member_id = ""
         #: Partitions that another worker has.
         self.taken: set[int] = set()
 
@@ -99,11 +106,20 @@ class MemoryGroup(Service):  # type: ignore[misc]
             _tell_assignor(app.assignor, assigned)
             self._assignment = assigned
             self._positions = {}
-            app.consumer_generation_id += 1
+            app.consumer_generation_id, self._member_id = broker.join()
             await consumer.on_partitions_assigned(set(assigned), app.consumer_generation_id)
 
     def assignment(self) -> set[TP]:
         return set(self._assignment)
+
+    @property
+    def member(self) -> GroupMember:
+        """The worker as the group knows it now."""
+        return GroupMember(self.app.conf.id, self.app.consumer_generation_id, self._member_id)
+
+    @property
+    def reads_committed(self) -> bool:
+        return bool(self.app.read_committed or self.app.exactly_once)
 
     # -- records
 
@@ -121,16 +137,20 @@ class MemoryGroup(Service):  # type: ignore[misc]
         broker = self.connection.broker
         batches = []
         for tp in sorted(self.unread(partitions)):
-            raw = broker.read(tp, self._positions[tp])
+            raw = broker.read(tp, self._positions[tp], committed=self.reads_committed)
             self._positions[tp] = raw.next_offset
             batches.append(raw)
         return batches
 
     def unread(self, partitions: Iterable[TP]) -> list[TP]:
         """Return those of ``partitions`` that have records to be fetched."""
-        end = self.connection.broker.end
-        positions = self._positions
-        return [tp for tp in partitions if tp in positions and positions[tp] < end(tp)]
+        positions, end_of = self._positions, self.connection.broker.end_of
+        committed = self.reads_committed
+        return [
+            tp
+            for tp in partitions
+            if tp in positions and positions[tp] < end_of(tp, committed=committed)
+        ]
 
     def wake_fetch(self) -> None:
         self._wake.set()
@@ -139,16 +159,18 @@ class MemoryGroup(Service):  # type: ignore[misc]
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         broker = self.connection.broker
+        while self.app.exactly_once and not broker.are_stable(self._assignment):
+            self._wake.clear()
+            await self._wake.wait()
         latest = self.app.conf.consumer_auto_offset_reset == "latest"
         for tp in self._assignment:
-            start = broker.end(tp) if latest else 0
+            start = broker.high_watermark(tp) if latest else 0
             self._positions[tp] = broker.committed.get(tp, start)
         return {tp: broker.committed.get(tp) for tp in self._assignment}
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         mine = {tp: offset for tp, offset in offsets.items() if tp in self._assignment}
-        self.connection.broker.committed.update(mine)
-        return True
+        return self.connection.broker.commit(self.member, mine)
 
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)
@@ -162,10 +184,10 @@ class MemoryGroup(Service):  # type: ignore[misc]
             self.seek(tp, offset)
 
     def highwater(self, tp: TP) -> int:
-        return self.connection.broker.end(tp)
+        return self.connection.broker.high_watermark(tp)
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        return {tp: self.connection.broker.end(tp) for tp in partitions}
+        return {tp: self.connection.broker.high_watermark(tp) for tp in partitions}
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         return dict.fromkeys(partitions, 0)
@@ -184,13 +206,14 @@ class MemoryGroup(Service):  # type: ignore[misc]
         return True
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
-        """Return True: nobody is thrown out of this group."""
-        return True
+        return self.connection.broker.commit(self.member, known)
 
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         broker = self.connection.broker
         tps = [TP(topic, partition) for partition in partitions]
-        return {tp.partition for tp in tps if broker.committed.get(tp, 0) < broker.end(tp)}
+        return {
+            tp.partition for tp in tps if broker.committed.get(tp, 0) < broker.high_watermark(tp)
+        }
 
     # -- topics
 
@@ -216,6 +239,164 @@ def _tell_assignor(assignor: Any, assigned: set[TP]) -> None:
     assignor._assignment = ClientAssignment(actives=actives, standbys={})
     assignor._active_tps, assignor._standby_tps = set(assigned), set()
     assignor.changelog_distribution = {str(assignor._url): actives}
+
+
+class MemoryBatch:
+    """Records that are sent at once; what ``create_batch`` of aiokafka returns."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Any, ...]] = []
+        self._builder = self
+        self._relative_offset = 0
+
+    def append(self, offset: int, *record: Any) -> bool:
+        self.records.append(record)
+        return True
+
+    def close(self) -> None:
+        """It is complete."""
+
+
+class MemoryClient:
+    """What takes the place of aiokafka's producer, with transactions if it has an id.
+
+    What is sent is acknowledged at once.
+    """
+
+    def __init__(
+        self, connection: Connection, transactional_id: str | None, timeout: float
+    ) -> None:
+        self.connection = connection
+        self._transactional_id = transactional_id
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._error: BaseException | None = None
+        #: True while there is a transaction to be committed or aborted.
+        self.has_begun = False
+        self.client = _Cluster(connection)
+
+    async def start(self) -> None:
+        if self._transactional_id is not None:
+            broker = self.connection.broker
+            self._session = broker.open_session(self._transactional_id, self._timeout)
+
+    async def stop(self) -> None:
+        """There is nothing to stop."""
+
+    async def drop(self) -> None:
+        """Let go of it: its successor has fenced it."""
+
+    # -- sending
+
+    def create_batch(self) -> MemoryBatch:
+        return MemoryBatch()
+
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: Any,
+    ) -> asyncio.Future[Any]:
+        if partition is None:
+            partition = self.connection.broker.partition(topic, key)
+        return self._submit(topic, partition, [(timestamp_ms, key, value, headers or ())])
+
+    async def send_batch(
+        self, batch: MemoryBatch, topic: str, *, partition: int
+    ) -> asyncio.Future[Any]:
+        return self._submit(topic, partition, batch.records)
+
+    def _submit(
+        self, topic: str, partition: int, records: list[tuple[Any, ...]]
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._deliver(topic, partition, records, future)
+        return future
+
+    def _deliver(
+        self,
+        topic: str,
+        partition: int,
+        records: list[tuple[Any, ...]],
+        future: asyncio.Future[Any],
+    ) -> None:
+        broker = self.connection.broker
+        first: int | None = None
+        try:
+            for timestamp, key, value, headers in records:
+                _, offset = broker.append(
+                    topic,
+                    key,
+                    value,
+                    partition=partition,
+                    timestamp=timestamp,
+                    headers=tuple((name, content) for name, content in headers),
+                    session=self._session,
+                )
+                first = offset if first is None else first
+        except KafkaError as exc:
+            self._error = exc
+            future.set_exception(exc)
+        else:
+            tp = TP(topic, partition)
+            future.set_result(RecordMetadata(topic, partition, tp, first or 0, None, 0))
+
+    def _partition(self, topic: str, partition: Any, *args: Any, **kwargs: Any) -> int:
+        key = kwargs.get("serialized_key")
+        return self.connection.broker.partition(topic, key) if partition is None else partition
+
+    # -- transactions
+
+    def ensure_begun(self) -> None:
+        if self._error is not None:
+            raise Fenced(f"The transaction can't be used any more ({self._error!r})")
+        self.has_begun = True
+
+    async def end(self, offsets: Mapping[TP, int], member: GroupMember) -> None:
+        if offsets:
+            self.ensure_begun()
+            self._try(self.connection.broker.add_offsets, offsets, member)
+        if self.has_begun:
+            self._try(self.connection.broker.end, commit=True)
+            self.has_begun = False
+
+    async def abort_transaction(self) -> None:
+        self._try(self.connection.broker.end, commit=False)
+        self.has_begun = False
+
+    def _try(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(self._error, KafkaError):
+            raise self._error
+        try:
+            request(self._session, *args, **kwargs)
+        except (Fenced, KafkaError) as exc:
+            self._error = exc
+            raise
+
+
+class _Cluster:
+    """What the worker asks aiokafka's client about topics."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.cluster = self
+
+    def topics(self) -> set[str]:
+        return set(self._connection.broker.topics)
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return set(range(len(self._connection.broker.create(topic))))
+
+    async def _wait_on_metadata(self, topic: str) -> None:
+        self._connection.broker.create(topic)
+
+    async def fetch_all_metadata(self) -> _Cluster:
+        await asyncio.sleep(0)  # agents begin while a broker would be asked
+        return self
 
 
 class MemoryConsumer(Consumer):
@@ -250,7 +431,11 @@ class MemoryConsumer(Consumer):
     def note_uncommitted(self) -> None:
         """Start the commit interval if there is something to commit."""
         app = self.app
-        if not self._uncommitted.is_set() and (app.checkpoint._offsets() or app.tables.is_dirty):
+        if not self._uncommitted.is_set() and (
+            app.checkpoint._offsets()
+            or app.tables.is_dirty
+            or (app.exactly_once and app.producer.has_sent)
+        ):
             self._uncommitted.set()
 
     @Service.task  # type: ignore[untyped-decorator]
@@ -273,100 +458,19 @@ class MemoryConsumer(Consumer):
 
 
 class MemoryProducer(Producer):
-    """The worker's producer; what it sends is acknowledged at once."""
+    """The worker's producer, over a client in memory."""
 
-    @property
-    def _broker(self) -> MemoryBroker:
-        broker: MemoryBroker = self.transport.connection.broker
-        return broker
-
-    async def on_start(self) -> None:
-        await self.add_runtime_dependency(self.buffer)
-
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: Any,
-        *,
-        transactional_id: str | None = None,
-    ) -> Any:
-        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers or ())
-        self._send_on_produce_message(
-            key=key, value=value, partition=partition, timestamp=timestamp, headers=pairs
-        )
-        milliseconds = int(timestamp * 1000) if timestamp else None
-        return self._acknowledge(
-            topic,
-            *self._broker.append(
-                topic,
-                key,
-                value,
-                partition=partition,
-                timestamp=milliseconds,
-                headers=tuple((name, content) for name, content in pairs),
-            ),
-        )
-
-    async def send_and_wait(self, topic: str, *args: Any, **kwargs: Any) -> Any:
-        return await (await self.send(topic, *args, **kwargs))
-
-    def _acknowledge(self, topic: str, partition: int, offset: int) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self.loop.create_future()
-        tp = TP(topic, partition)
-        future.set_result(RecordMetadata(topic, partition, tp, offset, None, 0))
-        return future
-
-    async def send_batch(
-        self,
-        topic: str,
-        keys: Sequence[bytes | None] | None,
-        values: Sequence[bytes | None],
-        *,
-        timestamps: Sequence[int] | None = None,
-        headers: Sequence[Headers | None] | None = None,
-        partition: int | None = None,
-    ) -> list[SentBatch]:
-        broker = self._broker
-        if keys is None and partition is None:
-            partition = broker.partition(topic, None)
-        sent: dict[int, tuple[int, int]] = {}
-        for row, value in enumerate(values):
-            target, offset = broker.append(
-                topic,
-                keys[row] if keys is not None else None,
-                value,
-                partition=partition,
-                timestamp=timestamps[row] if timestamps is not None else None,
-                headers=tuple((headers[row] or ()) if headers is not None else ()),
-            )
-            first, count = sent.get(target, (offset, 0))
-            sent[target] = (first, count + 1)
-        return [
-            SentBatch(self._acknowledge(topic, target, first), count)
-            for target, (first, count) in sent.items()
-        ]
-
-    async def partition_counts(self) -> dict[str, int]:
-        await asyncio.sleep(0)  # agents begin while a broker would be asked
-        return {topic: len(logs) for topic, logs in self._broker.topics.items()}
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        connection = self.transport.connection
+        if not self.app.exactly_once:
+            return connection.new_client()
+        return connection.new_client(self._transactional_id, self.app.transaction_timeout)
 
     async def create_topic(self, topic: str, partitions: int, *args: Any, **kwargs: Any) -> None:
-        self._broker.create(topic, partitions)
-
-    def key_partition(self, topic: str, key: bytes | None) -> TP:
-        return TP(topic, self._broker.partition(topic, key))
+        self.transport.connection.broker.create(topic, partitions)
 
     def supports_headers(self) -> bool:
         return True
-
-    async def flush(self) -> None:
-        await self.buffer.flush()
-        if self.should_stop and self.buffer.size:
-            raise ProducerError(f"{self.buffer.size} messages were still to be sent at stop")
 
 
 class MemoryChangelogs:
@@ -401,14 +505,14 @@ class MemoryChangelogs:
         broker = self._connection.broker
         batches = []
         for tp, position in self._positions.items():
-            if position < broker.end(tp):
-                raw = broker.read(tp, position)
+            if position < broker.end_of(tp, committed=True):
+                raw = broker.read(tp, position, committed=True)
                 self._positions[tp] = raw.next_offset
                 batches.append(raw)
         return batches
 
     def high_watermark(self, tp: TP) -> int | None:
-        return self._connection.broker.end(tp)
+        return self._connection.broker.high_watermark(tp)
 
     def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)

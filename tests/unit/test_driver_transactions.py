@@ -1,0 +1,89 @@
+"""Transactions in the test driver: what is seen when, and what a crash leaves of them."""
+
+import pytest
+
+import streamproc
+from streamproc.testing import TestDriver
+
+
+class Number(streamproc.Record):
+    n: int
+
+
+class DoublingApp:
+    """Counts and doubles numbers; fails at one when it is told to."""
+
+    def __init__(self):
+        self.app = app = streamproc.App(
+            "doubling", broker="kafka://nowhere", processing_guarantee="exactly_once"
+        )
+        self.numbers = app.topic("numbers", key_type=str, value_type=Number)
+        self.doubles = app.topic("doubles", key_type=str, value_type=Number)
+        self.counts = app.Table("counts", key_type=str, value_type=int, default=int)
+        self.fails = set()
+
+        @app.agent(self.numbers)
+        async def double(stream):
+            async for key, number in stream.items():
+                self.counts[key] += 1
+                await self.doubles.send(key=key, value=Number(n=2 * number.n))
+                if number.n in self.fails:
+                    self.fails.discard(number.n)
+                    raise ValueError(number.n)
+
+
+@pytest.fixture(scope="module")
+def doubling():
+    return DoublingApp()
+
+
+@pytest.fixture
+def driver(doubling):
+    doubling.fails.clear()
+    with TestDriver(doubling.app, partitions=2) as driver:
+        yield driver
+
+
+def numbers(driver):
+    return [record.value.n for record in driver.output("doubles").read_all()]
+
+
+def test_what_is_sent_is_seen_when_it_is_committed(driver):
+    driver.topic("numbers").pipe("a", Number(n=1))
+    assert numbers(driver) == []
+    assert driver.committed == {}
+    driver.advance("1s")
+    assert numbers(driver) == [2]
+    assert sum(driver.committed.values()) == 1
+
+
+@pytest.mark.parametrize("steps", range(0, 80, 3))
+def test_a_crash_anywhere_leaves_each_once(doubling, driver, steps):
+    topic = driver.topic("numbers")
+    topic.pipe_many(("abc"[n % 3], Number(n=n)) for n in range(6))
+    driver.checkpoint()
+    with driver.crash_after(steps):
+        topic.pipe_many(("abc"[n % 3], Number(n=n)) for n in range(6, 12))
+        driver.checkpoint()
+    driver.checkpoint()
+    driver.checkpoint()
+    assert sorted(numbers(driver)) == [2 * n for n in range(12)]
+    assert driver.table("counts") == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_transaction_that_a_crash_left_open_ends_in_time(driver):
+    driver.topic("numbers").pipe("a", Number(n=1))
+    driver.crash()
+    driver.checkpoint()
+    assert numbers(driver) == [2]
+    assert driver.table("counts") == {"a": 1}
+
+
+def test_a_rebalance_commits(driver):
+    driver.topic("numbers").pipe_many((key, Number(n=1)) for key in "abc")
+    driver.rebalance(without={0})
+    assert numbers(driver) == [2, 2, 2]
+    driver.rebalance()
+    driver.topic("numbers").pipe("a", Number(n=2))
+    driver.restart()
+    assert numbers(driver) == [4]
