@@ -11,10 +11,12 @@ from typing import Any
 
 import faust
 import mode.loop
+from faust.app.base import BootStrategy as FaustBootStrategy
 from yarl import URL
 
 from streamproc.checkpoint import Checkpoint
 from streamproc.errors import ConfigurationError
+from streamproc.health import Health
 from streamproc.kafka.security import TokenFunction, app_credentials
 from streamproc.kafka.transport import Transport
 from streamproc.records.registry import Registry
@@ -60,8 +62,25 @@ def _web_defaults(options: dict[str, Any]) -> dict[str, str]:
     return {"web_bind": _LOOPBACK, **host}
 
 
+class BootStrategy(FaustBootStrategy):  # type: ignore[misc]
+    """Starts the web server first: it answers probes while Kafka is waited for."""
+
+    def server(self) -> Any:
+        return self._chain(
+            self.sensors(),
+            self.web_server(),
+            self.kafka_producer(),
+            self.kafka_consumer(),
+            self.agents(),
+            self.kafka_conductor(),
+            self.tables(),
+        )
+
+
 class App(faust.App):  # type: ignore[misc]
     """A stream-processing application: what ``faust.App`` is, on batches.
+
+    ``app.health`` says how the worker is; see :class:`streamproc.health.Health`.
 
     Args:
         id: Application id; also the consumer group.
@@ -77,6 +96,10 @@ class App(faust.App):  # type: ignore[misc]
             before its records are rejected.
         drain_timeout: Seconds that agents have, on a rebalance or a stop, to finish the
             records they have begun.
+        stall_timeout: Seconds without a finished record, while records wait, after which
+            the worker ends itself (and half of which it isn't ready); None for never. While
+            Kafka or the server of a sink is away the time doesn't count.
+        ready_max_lag: Records that may wait in all partitions of a worker that is ready.
         read_committed: Read only records of committed transactions.
         table_cache_bytes: About how much memory the unchanged entries of one partition of
             a table may take, in bytes.
@@ -119,6 +142,8 @@ class App(faust.App):  # type: ignore[misc]
         dead_letter_topic: str | None = None,
         max_retries: int = 3,
         drain_timeout: float = 20.0,
+        stall_timeout: float | None = 120.0,
+        ready_max_lag: int | None = None,
         read_committed: bool = False,
         table_cache_bytes: int = 32 * 1024 * 1024,
         group_instance_id: str | None = None,
@@ -154,6 +179,7 @@ class App(faust.App):  # type: ignore[misc]
             self, (dead_letter_topic or f"{id}-dead-letters") if dead_letters else None
         )
         self.checkpoint = Checkpoint(self)
+        self.health = Health(self, stall_timeout=stall_timeout, ready_max_lag=ready_max_lag)
         self._sinks: dict[Any, asyncio.Future[None]] = {}
         #: Sources of flows (see :mod:`streamproc.streams.flow`), in order of definition.
         self.flows: list[Any] = []
@@ -171,7 +197,10 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("SetTable", SetTable)
         options.setdefault("SetGlobalTable", SetGlobalTable)
         options.setdefault("Router", "streamproc.web.router:Router")
+        options.setdefault("Worker", "streamproc.health.worker:Worker")
         super().__init__(id, *args, **options)
+
+    BootStrategy = BootStrategy
 
     def CounterTable(self, name: str, **options: Any) -> CounterTable:
         """Define a table of numbers that are counted up; see :class:`CounterTable`."""
@@ -181,6 +210,7 @@ class App(faust.App):  # type: ignore[misc]
 
     def _new_web(self) -> Any:
         web = super()._new_web()
+        web.blueprints.add("", "streamproc.web.health:blueprint")
         if self.conf.web_tables_enabled:
             web.blueprints.add("", "streamproc.web.tables:blueprint")
         return web
@@ -206,6 +236,11 @@ class App(faust.App):  # type: ignore[misc]
             )
             return None
         return Transport(urls, self)
+
+    @property
+    def sinks(self) -> list[Any]:
+        """The sinks that are open, or being opened."""
+        return list(self._sinks)
 
     async def open_sink(self, sink: Any) -> None:
         """Open a sink and flush it in every checkpoint; again for the same sink is free."""

@@ -111,6 +111,12 @@ class ChangelogReader:
         )
         return state.position if state is not None and state.has_valid_position else None
 
+    def positions(self) -> list[int | None]:
+        """The position of each partition that is read."""
+        if self._consumer is None:
+            return []
+        return [self.position(TP(*tp)) for tp in self._wanted]
+
     async def stop(self) -> None:
         if self._consumer is not None:
             await self._consumer.stop()

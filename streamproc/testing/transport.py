@@ -511,6 +511,9 @@ class MemoryChangelogs:
                 batches.append(raw)
         return batches
 
+    def positions(self) -> list[int | None]:
+        return list(self._positions.values())
+
     def high_watermark(self, tp: TP) -> int | None:
         return self._connection.broker.high_watermark(tp)
 

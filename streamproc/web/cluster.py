@@ -122,6 +122,8 @@ class Cluster(Service):  # type: ignore[misc]
         """
         if self.pauses.in_doubt:
             raise NotNow("This worker stood still; it may have lost its partitions meanwhile")
+        if not self.app.health.is_member:
+            raise NotNow("Kafka did not answer for so long that others may have the partitions")
         if not self.app.tables.recovery.completed.is_set():
             raise NotNow("This worker takes part in a rebalance, or recovers its tables")
 

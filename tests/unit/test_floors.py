@@ -21,6 +21,7 @@ FLOORS = {
     "streams": 3,
     "sources": 4,
     "sinks": 4,
+    "health": 4,
     "settings": 5,
     "application": 6,
     "project": 7,

@@ -1,0 +1,132 @@
+"""The process of a worker: signals, how long it may take to stop, and its exit code.
+
+The first SIGTERM or SIGINT lets the worker finish the records in hand, commit them and
+leave the group: exit code 0. A second one ends it at once, which loses nothing, as a crash
+loses nothing. Checked against mode 0.4 and faust-streaming 0.15.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from time import monotonic
+from typing import Any
+
+from faust.worker import Worker as FaustWorker
+from mode.utils.futures import maybe_cancel
+
+from streamproc.health.exits import EXIT_STALLED, EXIT_UNCLEAN, end_now
+from streamproc.health.loopwatch import LoopWatch
+from streamproc.health.watchdog import Watchdog, where_agents_wait
+
+#: Seconds, after ``drain_timeout``, within which a worker that stops has to end. With the
+#: default of 20 s it is gone before Kubernetes kills it (30 s).
+STOP_MARGIN = 8.0
+#: A signal so soon after another, in seconds, is the same: a terminal and a process manager
+#: both pass Ctrl-C on.
+SAME_SIGNAL = 0.5
+
+
+class Worker(FaustWorker):  # type: ignore[misc]
+    """Runs an App in a process of its own."""
+
+    _told_to_stop_at: float | None = None
+    _stop_timer: threading.Timer | None = None
+    _loop_watch: LoopWatch | None = None
+    _signal_stop_future: asyncio.Future[None] | None = None
+
+    def on_init_dependencies(self) -> Any:
+        return [
+            Watchdog(self.app, self._give_up, beacon=self.beacon),
+            *super().on_init_dependencies(),
+        ]
+
+    async def on_first_start(self) -> None:
+        await super().on_first_start()
+        timeout = self.app.health.stall_timeout
+        # A debugger blocks the loop for as long as one looks.
+        if timeout is not None and not self.debug:
+            self._loop_watch = LoopWatch(timeout, self._on_blocked)
+            self._loop_watch.start()
+
+    def _on_blocked(self, reason: str) -> None:
+        self.app.health.gave_up = reason
+
+    def _give_up(self, reason: str) -> None:
+        """Stop as after a signal: what other agents have done is committed."""
+        health = self.app.health
+        health.gave_up, health.stopping = reason, True
+        self._limit_stop(reason)
+        if self._signal_stop_future is None:
+            self._signal_stop_time = self.loop.time()
+            self._signal_stop_future = asyncio.ensure_future(self._stop_stalled())
+
+    async def _stop_stalled(self) -> None:
+        await self.stop()
+        maybe_cancel(self._starting_fut)
+
+    # -- signals
+
+    def _install_signal_handlers_unix(self) -> None:
+        super()._install_signal_handlers_unix()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.remove_signal_handler(number)
+            # Those of the loop would have to wait while it is blocked.
+            signal.signal(number, self._on_stop_signal)
+
+    def _on_stop_signal(self, number: int, frame: Any) -> None:
+        now = monotonic()
+        if self._told_to_stop_at is None:
+            self._told_to_stop_at = now
+            self._limit_stop(f"it got {signal.Signals(number).name}")
+            stop = self._on_sigint if number == signal.SIGINT else self._on_sigterm
+            self.loop.call_soon_threadsafe(stop)
+        elif now - self._told_to_stop_at > SAME_SIGNAL:
+            # No log: this may be in the middle of writing to it.
+            os.write(2, b"Second signal: the worker ends at once\n")
+            os._exit(128 + number)
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        self.app.health.stopping = True
+        super()._schedule_shutdown(signal)
+
+    # -- the end
+
+    def _limit_stop(self, reason: str) -> None:
+        """End the process if it is still there when it should have stopped."""
+        if self._stop_timer is None:
+            limit = self.app.drain_timeout + STOP_MARGIN
+            code = EXIT_STALLED if self.app.health.gave_up else EXIT_UNCLEAN
+            arguments = (code, f"{reason}; it did not stop within {limit:g} s", self.app)
+            self._stop_timer = threading.Timer(limit, _end_unclean, arguments)
+            self._stop_timer.daemon = True
+            self._stop_timer.start()
+
+    def stop_and_shutdown(self) -> None:
+        self.app.health.stopping = True
+        self._limit_stop(f"it failed: {self.app.crash_reason!r}")
+        super().stop_and_shutdown()
+
+    def execute_from_commandline(self) -> None:
+        """Run until the worker has ended, and leave with its exit code."""
+        try:
+            super().execute_from_commandline()
+        except SystemExit as end:
+            gave_up, crash = self.app.health.gave_up, self.crash_reason
+            if gave_up is None and crash is None:
+                raise
+            code = EXIT_STALLED if gave_up else end.code
+            self.log.critical("The worker ends with exit code %s: %s", code, gave_up or crash)
+            sys.exit(code)
+        finally:
+            if self._stop_timer is not None:
+                self._stop_timer.cancel()
+            if self._loop_watch is not None:
+                self._loop_watch.stop()
+
+
+def _end_unclean(code: int, reason: str, app: Any) -> None:
+    end_now(code, f"{reason}.{where_agents_wait(app)}")
