@@ -116,7 +116,3 @@ class DriverError(StreamprocError):
 
 class LookUpFailed(StreamprocError):
     """A look-up of ``enrich()`` failed, took too long, or found nothing that was needed."""
-
-
-class WorkerStalled(StreamprocError):
-    """Records wait and none is finished: the worker ends itself, to be started anew."""
