@@ -6,10 +6,12 @@ far that state goes.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import msgspec
 import rocksdict
 
 from streamproc.errors import StoreError
+
+logger = logging.getLogger(__name__)
 
 Pair = tuple[bytes, bytes]
 
@@ -146,6 +150,8 @@ BLOCK_CACHE_BYTES = 64 * 1024 * 1024
 WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 
 _META_KEY = b"meta"
+#: A file that marks a database as damaged.
+_DAMAGED = "DAMAGED"
 
 
 @lru_cache(maxsize=1)
@@ -176,8 +182,15 @@ def _options() -> Any:
     return options
 
 
+def _is_damage(exc: BaseException | None) -> bool:
+    return isinstance(exc, msgspec.DecodeError) or "Corruption" in str(exc)
+
+
 class RocksStore(Store):
     """Entries in a RocksDB database of their own, through rocksdict.
+
+    A database that is found damaged is thrown away: at once when it is opened, and at the
+    next start when it is read. It is rebuilt from the changelog then.
 
     Raises:
         StoreError: The database can't be opened, read or written.
@@ -185,7 +198,24 @@ class RocksStore(Store):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._open()
+        if (path / _DAMAGED).exists():
+            self._throw_away("it was damaged when it was last read")
+        try:
+            self._open()
+        except StoreError as exc:
+            if not _is_damage(exc.__cause__):
+                raise
+            self._throw_away(exc.__cause__)
+            self._open()
+
+    def _throw_away(self, why: object) -> None:
+        logger.warning(
+            "The RocksDB database %s is damaged and thrown away; its table is rebuilt from the "
+            "changelog: %s",
+            self.path,
+            why,
+        )
+        shutil.rmtree(self.path)
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,23 +223,32 @@ class RocksStore(Store):
         families = {"default": _options(), "meta": rocksdict.Options(raw_mode=True)}
         try:
             self._db = rocksdict.Rdict(str(self.path), _options(), column_families=families)
+            self._meta_family = self._db.get_column_family_handle("meta")
+            self._meta_db = self._db.get_column_family("meta")
+            raw = self._meta_db.get(_META_KEY)
+            self.meta = msgspec.json.decode(raw, type=Meta) if raw else Meta()
         except Exception as exc:
-            raise StoreError(
-                f"The RocksDB database {self.path} can't be opened: {exc}. If it is damaged, stop "
-                "the worker and delete the folder: it is rebuilt from the changelog."
-            ) from exc
-        self._meta_family = self._db.get_column_family_handle("meta")
-        self._meta_db = self._db.get_column_family("meta")
-        raw = self._meta_db.get(_META_KEY)
-        self.meta = msgspec.json.decode(raw, type=Meta) if raw else Meta()
-        self.get = self._db.get  # type: ignore[method-assign]
+            raise StoreError(f"The RocksDB database {self.path} can't be opened: {exc}") from exc
+        self._get = self._db.get
 
-    def get(self, key: bytes) -> bytes | None:  # pragma: no cover - replaced in _open
-        value: bytes | None = self._db.get(key)
+    def _unreadable(self, exc: Exception) -> StoreError:
+        if _is_damage(exc):
+            with suppress(OSError):
+                (self.path / _DAMAGED).touch()
+        return StoreError(f"The RocksDB database {self.path} can't be read: {exc}")
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._get(key)
+        except Exception as exc:
+            raise self._unreadable(exc) from exc
         return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        return self._db.get(keys) if keys else []
+        try:
+            return self._db.get(keys) if keys else []
+        except Exception as exc:
+            raise self._unreadable(exc) from exc
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes | None], meta: Meta) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -227,11 +266,23 @@ class RocksStore(Store):
         self.meta = meta
 
     def items(self, start: bytes = b"", end: bytes | None = None) -> Iterator[Pair]:
-        entries = self._db.items(from_key=start) if start else self._db.items()
-        for key, value in entries:
+        key = start
+        for key, value in self._db.items(from_key=start) if start else self._db.items():
             if end is not None and key >= end:
                 return
             yield key, value
+        self._check_after(key)
+
+    def _check_after(self, key: bytes) -> None:
+        """See that entries end after ``key``: rocksdict's iterators end at damage as well."""
+        entries = self._db.iter()
+        entries.seek(key)
+        try:
+            if entries.valid():
+                entries.next()
+            entries.status()
+        except Exception as exc:
+            raise self._unreadable(exc) from exc
 
     def is_empty(self) -> bool:
         return next(iter(self._db.keys()), None) is None

@@ -1,5 +1,6 @@
 """Stores: the same promises in memory and in RocksDB."""
 
+import random
 import tempfile
 from pathlib import Path
 
@@ -78,14 +79,43 @@ def test_rocksdb_keeps_entries_and_meta_when_it_is_closed(tmp_path):
     again.close()
 
 
-def test_a_damaged_database_says_what_to_do(tmp_path):
+def test_a_damaged_database_is_thrown_away(tmp_path, caplog):
     store = RocksStore(tmp_path / "t")
-    store.write([b"k"], [b"v"], Meta())
+    store.write([b"k"], [b"v"], Meta({"in@": 3}))
     store.close()
     for file in (tmp_path / "t").glob("MANIFEST-*"):
         file.write_bytes(b"no manifest")
-    with pytest.raises(StoreError, match=r"can't be opened.*delete the folder.*changelog"):
-        RocksStore(tmp_path / "t")
+    store = RocksStore(tmp_path / "t")
+    assert store.is_empty()
+    assert store.meta == Meta()
+    assert "rebuilt from the changelog" in caplog.text
+    store.close()
+
+
+def test_a_database_that_is_damaged_inside_is_thrown_away_at_the_next_start(tmp_path, caplog):
+    store = RocksStore(tmp_path / "t")
+    keys = [b"%06d" % number for number in range(50_000)]
+    store.write(keys, [random.Random(1).randbytes(100)] * len(keys), Meta({"in@": 3}))
+    store.close()
+    RocksStore(tmp_path / "t").close()  # brings the log into a file of sorted entries
+    (file,) = (path for path in (tmp_path / "t").glob("*.sst") if path.stat().st_size > 100_000)
+    data = bytearray(file.read_bytes())
+    for place in range(1000, len(data) // 2, 1000):
+        data[place] ^= 0xFF
+    file.write_bytes(data)
+    store = RocksStore(tmp_path / "t")
+    with pytest.raises(StoreError, match=r"can't be read"):
+        list(store.items())
+    with pytest.raises(StoreError, match=r"can't be read"):
+        for key in keys:
+            store.get(key)
+    with pytest.raises(StoreError, match=r"can't be read"):
+        store.get_many(keys)
+    store.close()
+    store = RocksStore(tmp_path / "t")
+    assert store.is_empty()
+    assert "damaged when it was last read" in caplog.text
+    store.close()
 
 
 def test_a_database_in_use_is_refused(tmp_path):
