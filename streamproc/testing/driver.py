@@ -72,7 +72,7 @@ class TestDriver:
             partitions_of=self._partitions_of,
             in_memory=self._stores == "memory",
         )
-        run.open_sink, run.on_kill = self._open_sink, self._leave_sinks
+        run.life.open_sink, run.life.on_kill = self._open_sink, self._leave_sinks
         self._broker = run.broker
         try:
             for topic in () if isinstance(self._partitions, int) else self._partitions:
