@@ -356,4 +356,7 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         if task is not None:
             task.cancel()
         self._message_accumulator.fail_all(Fenced("The transaction was aborted"))
+        waiter = self._txn_manager._transaction_waiter
+        if waiter is not None and waiter.done() and not waiter.cancelled():
+            waiter.exception()  # else the loop says that nobody has looked at it
         await self.client.close()
