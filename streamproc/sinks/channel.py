@@ -110,8 +110,8 @@ class SyncChannel:
 def _exchange(sock: Any, commands: Sequence[Command]) -> Replies:
     # The socket under redis-py's connection (checked with 5.2 to 8.1; a test holds it).
     sock.sendall(pack(commands))
-    replies = Replies()
-    while replies.count < len(commands):
+    replies = Replies(len(commands))
+    while not replies.complete:
         data = sock.recv(_READ_BYTES)
         if not data:
             raise EOFError("the server closed the connection")

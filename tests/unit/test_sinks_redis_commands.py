@@ -536,7 +536,7 @@ REPLIES = st.recursive(
 @given(st.lists(REPLIES, max_size=10), st.integers(1, 7))
 def test_replies_are_counted_however_they_arrive(replies: list[bytes], size: int) -> None:
     data = b"".join(replies)
-    seen = Replies()
+    seen = Replies(len(replies))
     for start in range(0, len(data), size):
         seen.feed(data[start : start + size])
     assert seen.count == len(replies)

@@ -140,6 +140,10 @@ class MemberCommands(KeyedCommands[dict[Arg, None]]):
         self._command = command
         self._member = Template(member) if member is not None else None
 
+    @property
+    def name(self) -> str:
+        return f"{self._command.lower()}:{self.key.text}"
+
     def _start(self) -> dict[Arg, None]:
         return {}
 

@@ -9,14 +9,18 @@ any client: ``for command in commands.take(): pipeline.execute_command(*command)
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from streamproc.errors import ConfigurationError, SinkError
 from streamproc.sinks.redis.resp import Command
 from streamproc.sinks.redis.templates import Template
 from streamproc.sinks.redis.values import Arg, Run, pick, scalar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Arguments of one command at most, so that a single command never holds up Redis for long.
 MAX_ARGUMENTS = 2_000
@@ -57,6 +61,24 @@ class Commands(abc.ABC):
         self.count = self.size = 0
         return commands
 
+    def take_alone(self) -> list[Command]:
+        """Like :meth:`take`, without relying on what the server may have forgotten (scripts)."""
+        return self.take()
+
+    def fresh(self) -> Self:
+        """Return a collector of the same kind with nothing in it; this one has nothing either."""
+        return copy.deepcopy(self)
+
+    @property
+    def name(self) -> str:
+        """What it is called unless the user gives a name: the same after every start."""
+        return type(self).__name__.removesuffix("Commands").lower()
+
+    @property
+    def key_templates(self) -> Sequence[Template]:
+        """The templates of the keys that its commands are about."""
+        return ()
+
     @abc.abstractmethod
     def _collect(self, value: Any, run: Run, index: int) -> None: ...
 
@@ -73,6 +95,14 @@ class KeyedCommands(Commands, Generic[Entry]):
         self.ttl_ms = milliseconds(ttl)
         self._entries: dict[str, Entry] = {}
         self._deleted: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}:{self.key.text}"
+
+    @property
+    def key_templates(self) -> Sequence[Template]:
+        return (self.key,)
 
     @abc.abstractmethod
     def _start(self) -> Entry:
@@ -118,9 +148,15 @@ class KeyedCommands(Commands, Generic[Entry]):
 
 def key_of(command: Command) -> Arg:
     """Return the key that orders a command among others."""
+    keys = keys_of(command)
+    return keys[0] if keys else ""
+
+
+def keys_of(command: Command) -> Sequence[Arg]:
+    """Return the keys (or the channel) that a command is about."""
     if command[0] in ("EVALSHA", "EVAL"):
-        return command[3] if len(command) > 3 else ""
-    return command[1]
+        return command[3 : 3 + int(command[2])]
+    return command[1:2]
 
 
 def payload(value: Any, field: str | None = None) -> Arg:

@@ -11,7 +11,8 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,8 +25,15 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
-from streamproc.sinks.redis.resp import Command, Replies, encode, pack
+from streamproc.errors import ConfigurationError, Fenced, SinkError, SinkUnavailable
+from streamproc.sinks.redis.resp import (
+    Command,
+    Replies,
+    TransactionReplies,
+    ValueReplies,
+    encode,
+    pack,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +131,7 @@ class Link:
         self.url = shown_url(url)
         self.retries = 0
         self._timeout = timeout
-        self._cluster = cluster or url.startswith("redis+cluster://")
+        self.is_cluster = cluster or url.startswith("redis+cluster://")
         self._away: set[object] = set()
         self._away_since = 0.0
         self.client: Any = self._new_client(url)
@@ -137,9 +145,13 @@ class Link:
 
     def channel(self) -> Channel | ClusterChannel:
         """Return a way of sending pipelines, in order, for one sink."""
-        if self._cluster:
+        if self.is_cluster:
             return ClusterChannel(self.client)
         return Channel(self.client.connection_pool.make_connection(), self._timeout)
+
+    def nodes(self) -> NodeChannels:
+        """Return a way of sending to the node that has a key, for one sink."""
+        return NodeChannels(self.client, is_cluster=self.is_cluster, timeout=self._timeout)
 
     async def attempt(self, request: Callable[[], Awaitable[T]]) -> T:
         """Run ``request`` once; raise :class:`SinkUnavailable` or what retrying can't mend."""
@@ -178,7 +190,7 @@ class Link:
                 if attempt == 0:
                     continue  # an idle connection that was closed, most likely: no news yet
                 self.is_away(who, error, waiting())
-            except SinkError:
+            except (SinkError, Fenced):
                 self.forget(who)  # the server answers, if not as hoped
                 raise
             else:
@@ -220,7 +232,7 @@ class Link:
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
         try:
-            if self._cluster:
+            if self.is_cluster:
                 return RedisCluster.from_url(url.replace("redis+cluster://", "redis://"), **options)
             # Retrying is persist()'s work: it knows what waits and says so.
             return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
@@ -246,6 +258,30 @@ class Channel:
 
     async def request(self, commands: Sequence[Command]) -> dict[int, str]:
         """Send ``commands`` and read all replies; return the errors by index of the command."""
+        replies = Replies(len(commands))
+        await self._exchange(commands, replies, lambda: replies.errors)
+        return replies.errors
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send ``commands`` and return what they answer; raise the first error among it."""
+        replies = ValueReplies(len(commands))
+        await self._exchange(commands, replies, lambda: replies.errors)
+        for error in replies.errors.values():
+            raise ResponseError(error)
+        return replies.values
+
+    async def transact(self, commands: Sequence[Command]) -> TransactionReplies:
+        """Run ``commands`` between MULTI and EXEC."""
+        replies = TransactionReplies(len(commands))
+        await self._exchange((("MULTI",), *commands, ("EXEC",)), replies, lambda: replies.refused)
+        return replies
+
+    async def _exchange(
+        self,
+        commands: Sequence[Command],
+        replies: Replies | TransactionReplies,
+        errors: Callable[[], dict[int, str]],
+    ) -> None:
         connection = self._connection
         if not connection.is_connected:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -257,13 +293,12 @@ class Channel:
         try:
             writer.write(pack(commands))
             await asyncio.wait_for(writer.drain(), self._timeout)
-            replies = Replies()
-            while replies.count < len(commands):
+            while not replies.complete:
                 data = await asyncio.wait_for(reader.read(_READ_BYTES), self._timeout)
                 if not data:
                     raise RedisConnectionError("the server closed the connection")
                 replies.feed(data)
-            for reply in replies.errors.values():
+            for reply in errors().values():
                 if reply.startswith(_LOGIN + _CLUSTER):
                     raise ResponseError(reply)
         except BaseException:
@@ -272,7 +307,6 @@ class Channel:
             writer.transport.abort()
             await connection.disconnect(nowait=True)
             raise
-        return replies.errors
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
@@ -300,6 +334,59 @@ class ClusterChannel:
         """Nothing of its own to close."""
 
 
+class NodeChannels:
+    """A connection to each node of a cluster, or the one to a single server.
+
+    Unlike a pipeline of redis-py's cluster client, what goes over one is a conversation with
+    one node: it can watch keys.
+    """
+
+    def __init__(self, client: Any, *, is_cluster: bool, timeout: float) -> None:
+        self.is_cluster = is_cluster
+        self._client = client
+        self._timeout = timeout
+        self._channels: dict[Any, Channel] = {}
+        #: Whether it is known which node has which key.
+        self._knows = False
+
+    @asynccontextmanager
+    async def of(self, key: str) -> AsyncIterator[Channel]:
+        """Give the connection to the node of ``key``; closed when its use fails."""
+        node = await self._node(key) if self.is_cluster else None
+        channel = self._channels.get(node)
+        if channel is None:
+            channel = self._channels[node] = Channel(self._connection(node), self._timeout)
+        try:
+            yield channel
+        except BaseException as error:
+            self._knows = False
+            await channel.close()
+            moved = isinstance(error, ResponseError) and str(error).startswith(_CLUSTER)
+            if self.is_cluster and moved:
+                raise RedisConnectionError(f"its keys are moving: {error}") from error
+            raise
+
+    async def _node(self, key: str) -> Any:
+        if not self._knows:
+            # The client follows the slots to where they are now.
+            await self._client.exists(key)
+            self._knows = True
+        return self._client.get_node_from_key(key)
+
+    def _connection(self, node: Any) -> Any:
+        if node is None:
+            return self._client.connection_pool.make_connection()
+        # Checked with redis-py 5.2 to 8.1; a test holds it.
+        options = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+        return node.connection_class(**options)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+
 _links: dict[tuple[Any, ...], tuple[Link, Any, list[object]]] = {}
 
 
@@ -314,8 +401,24 @@ def share_link(who: object, app: Any, url: str, *, cluster: bool, timeout: float
     return link
 
 
+#: Which sink of an app has a name, by app and URL.
+_names: dict[tuple[int, str, str], object] = {}
+
+
+def reserve_name(who: object, app: Any, url: str, name: str) -> None:
+    """Let nobody else of ``app`` have ``name`` at ``url``, until the link is released."""
+    if _names.setdefault((id(app), url, name), who) is not who:
+        raise ConfigurationError(
+            f"two exactly-once sinks of the app are called {name!r}, so Redis couldn't tell the "
+            'offsets of one from those of the other; give each a name of its own: name="...", the '
+            "same at every start"
+        )
+
+
 async def release_link(who: object, link: Link) -> None:
-    """Give up the use of a link; the last one closes it."""
+    """Give up the use of a link and of a name; the last one closes it."""
+    for reserved in [key for key, owner in _names.items() if owner is who]:
+        del _names[reserved]
     for place, (shared, _, users) in list(_links.items()):
         if shared is link and who in users:
             users.remove(who)

@@ -8,6 +8,7 @@ that makes a pipeline of HSETs about four times faster (see docs/sinks.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from streamproc.sinks.redis.values import Arg
 
@@ -48,39 +49,130 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 class Replies:
-    """Counts replies in the bytes that arrive and keeps the errors among them."""
+    """Counts ``expected`` replies in the bytes that arrive and keeps the errors among them.
 
-    def __init__(self) -> None:
+    Attributes:
+        errors: Error replies by index.
+        rest: Bytes that aren't of those replies.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
         self.count = 0
         self.errors: dict[int, str] = {}
-        self._data = b""
+        self.rest = b""
+
+    @property
+    def complete(self) -> bool:
+        """True when all expected replies are there."""
+        return self.count >= self.expected
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes from the server."""
-        data = self._data + data if self._data else data
+        data = self.rest + data if self.rest else data
         position = 0
-        while (end := self._reply_end(data, position)) >= 0:
+        while self.count < self.expected and (end := _reply_end(data, position)) >= 0:
             if data[position] == 45:  # "-": an error
                 self.errors[self.count] = data[position + 1 : end - 2].decode(errors="replace")
+            self._note(data, position)
             self.count += 1
             position = end
-        self._data = data[position:]
+        self.rest = data[position:]
 
-    def _reply_end(self, data: bytes, position: int) -> int:
-        """Return where the reply that starts at ``position`` ends, or -1 if bytes are missing."""
-        line_end = data.find(b"\r\n", position)
-        if line_end < 0:
-            return -1
-        kind = data[position]
-        end = line_end + 2
-        if kind in b"+-:":
-            return end
-        length = int(data[position + 1 : line_end])
-        if kind == 36:  # "$": length, bytes
-            end += length + 2 if length >= 0 else 0
-            return end if end <= len(data) else -1
-        for _ in range(length):  # "*": that many replies
-            end = self._reply_end(data, end)
+    def _note(self, data: bytes, position: int) -> None:
+        """Look at the reply that starts at ``position`` of ``data``."""
+
+
+class ValueReplies(Replies):
+    """Replies that are read, for commands that ask: ``values`` in their order."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(expected)
+        self.values: list[Any] = []
+
+    def _note(self, data: bytes, position: int) -> None:
+        self.values.append(_value(data, position)[0])
+
+
+class TransactionReplies:
+    """The replies to MULTI, ``count`` commands and EXEC.
+
+    Attributes:
+        refused: Why commands were not accepted, by index; then none was run.
+        errors: Error replies of commands that were run, by index.
+        applied: False when EXEC ran nothing, since a watched key was changed.
+        failure: The error that EXEC answered, if it did.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.refused: dict[int, str] = {}
+        self.errors: dict[int, str] = {}
+        self.applied = False
+        self.failure = ""
+        self.complete = False
+        self._queued: Replies | None = Replies(count + 1)
+        self._ran: Replies | None = None
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes from the server."""
+        if self._queued is not None:
+            self._queued.feed(data)
+            if not self._queued.complete:
+                return
+            self.refused = {index - 1: error for index, error in self._queued.errors.items()}
+            data, self._queued = self._queued.rest, None
+        if self._ran is None:
+            data = self._rest = self._rest + data
+            end = data.find(b"\r\n")
             if end < 0:
-                return -1
+                return
+            head, data = data[:end], data[end + 2 :]
+            if head[:1] != b"*":
+                self.failure = head[1:].decode(errors="replace")
+            self.applied = head[:1] == b"*" and head != b"*-1"
+            self._ran = Replies(int(head[1:]) if self.applied else 0)
+        self._ran.feed(data)
+        self.errors = self._ran.errors
+        self.complete = self._ran.complete
+
+
+def _reply_end(data: bytes, position: int) -> int:
+    """Return where the reply that starts at ``position`` ends, or -1 if bytes are missing."""
+    line_end = data.find(b"\r\n", position)
+    if line_end < 0:
+        return -1
+    kind = data[position]
+    end = line_end + 2
+    if kind in b"+-:":
         return end
+    length = int(data[position + 1 : line_end])
+    if kind == 36:  # "$": length, bytes
+        end += length + 2 if length >= 0 else 0
+        return end if end <= len(data) else -1
+    for _ in range(length):  # "*": that many replies
+        end = _reply_end(data, end)
+        if end < 0:
+            return -1
+    return end
+
+
+def _value(data: bytes, position: int) -> tuple[Any, int]:
+    """Return the reply that starts at ``position`` of ``data``, and where it ends."""
+    line_end = data.find(b"\r\n", position)
+    kind, line = data[position], data[position + 1 : line_end]
+    end = line_end + 2
+    if kind == 58:  # ":": a number
+        return int(line), end
+    if kind in b"+-":
+        return line.decode(errors="replace"), end
+    length = int(line)
+    if length < 0:
+        return None, end
+    if kind == 36:  # "$": length, bytes
+        return data[end : end + length], end + length + 2
+    values = []
+    for _ in range(length):  # "*": that many replies
+        value, end = _value(data, end)
+        values.append(value)
+    return values, end

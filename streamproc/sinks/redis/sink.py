@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import os
+import secrets
+import socket
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
-from streamproc.sinks.base import Sink
+from streamproc.errors import ConfigurationError, Fenced, SinkError, SinkUnavailable
+from streamproc.sinks.base import TransactionalSink
 from streamproc.sinks.redis.commands import Commands, key_of
+from streamproc.sinks.redis.exact import ExactWriter, stray_key, warn_of_eviction
+from streamproc.sinks.redis.failures import Failures, explain
 from streamproc.sinks.redis.link import (
     Channel,
     ClusterChannel,
@@ -17,11 +22,13 @@ from streamproc.sinks.redis.link import (
     Link,
     is_passing,
     release_link,
+    reserve_name,
     share_link,
 )
 from streamproc.sinks.redis.resp import Command
 from streamproc.sinks.redis.values import Run
 from streamproc.streams.agent import open_in_agent
+from streamproc.tables.place import Place, current_place
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,8 +37,6 @@ log = logging.getLogger(__name__)
 
 #: Values collected between two looks at the bound of the buffer.
 _SLICE = 1_000
-#: Failures told in one error.
-_TOLD = 5
 
 
 class RedisOptions(TypedDict, total=False):
@@ -51,6 +56,10 @@ class RedisOptions(TypedDict, total=False):
     """Bytes collected at most while a send is under way or Redis away (16 MiB)."""
     timeout: float
     """Seconds without an answer after which Redis counts as away (10)."""
+    exactly_once: bool | None
+    """Whether checkpoints write results, with their source offsets; default: as the app."""
+    name: str | None
+    """Of an exactly-once sink: what its offsets are kept under; default: from kind and key."""
 
 
 _DEFAULTS: RedisOptions = {
@@ -61,16 +70,22 @@ _DEFAULTS: RedisOptions = {
     "linger": 0.002,
     "buffer_bytes": 16 << 20,
     "timeout": 10.0,
+    "exactly_once": None,
+    "name": None,
 }
 
 
-class RedisSink(Sink):
-    """Writes the commands that a :class:`Commands` makes of the values, at least once.
+class RedisSink(TransactionalSink):
+    """Writes the commands that a :class:`Commands` makes of the values.
+
+    At least once, as soon as it can; or exactly once, at each checkpoint (``exactly_once``).
 
     Counters: ``written`` values (those whose commands the server has answered), ``errors``
     (values that did not fit and commands that were refused), ``retries`` of pipelines.
     A sink for another command is this class with a :class:`Commands` of its own.
     """
+
+    is_transactional = False
 
     def __init__(self, commands: Commands, **options: Unpack[RedisOptions]) -> None:
         unknown = set(options) - set(_DEFAULTS)
@@ -96,7 +111,8 @@ class RedisSink(Sink):
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._failures = _Failures()
+        self._failures = Failures()
+        self._exact: ExactWriter | None = None
 
     def __repr__(self) -> str:
         where = self._link.url if self._link else "not open"
@@ -115,12 +131,26 @@ class RedisSink(Sink):
     @property
     def pending(self) -> int:
         """Values accepted and not yet written."""
+        if self._exact is not None:
+            return self._exact.pending
         return self._commands.count + self._unsent_values
 
     @property
     def pending_bytes(self) -> int:
         """About the bytes that the pending values take."""
+        if self._exact is not None:
+            return self._exact.pending_bytes
         return self._commands.size + self._unsent_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """True when so much waits that streams should wait for a checkpoint."""
+        return self.pending_bytes >= self._options["buffer_bytes"]
+
+    @property
+    def name(self) -> str:
+        """What an exactly-once sink keeps its offsets under."""
+        return self._options["name"] or self._commands.name
 
     # -- life -----------------------------------------------------------------------------
 
@@ -141,8 +171,11 @@ class RedisSink(Sink):
         self._link = share_link(
             self, app, url, cluster=self._options["cluster"], timeout=self._options["timeout"]
         )
-        self._channel = self._link.channel()
         try:
+            if self._is_exact(app):
+                self._open_exactly(app, url, self._link)
+            else:
+                self._channel = self._link.channel()
             await self._link.attempt(self._get_ready)
         except SinkUnavailable as error:
             self._link.is_away(self, error, self.pending)
@@ -152,6 +185,27 @@ class RedisSink(Sink):
         except BaseException:
             await self.close()
             raise
+
+    def _is_exact(self, app: Any) -> bool:
+        wanted = self._options["exactly_once"]
+        return bool(getattr(app, "exactly_once", False)) if wanted is None else wanted
+
+    def _open_exactly(self, app: Any, url: str, link: Link) -> None:
+        app_id = getattr(getattr(app, "conf", None), "id", None)
+        if not app_id:
+            raise ConfigurationError(
+                f"{type(self).__name__}(exactly_once=True) needs an App: its checkpoints write"
+            )
+        if link.is_cluster and (stray := stray_key(self._commands)) is not None:
+            raise ConfigurationError(
+                f"{type(self).__name__} with the key {stray.text!r} can't write exactly once to a "
+                "Redis Cluster: all keys of a source partition must be in one slot. Give them its "
+                f"hash tag: '{{{{p{{partition}}}}}}:{stray.text}', or set exactly_once=False"
+            )
+        reserve_name(self, app, url, self.name)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+        self._exact = ExactWriter(link, self._commands, prefix=(app_id, self.name), owner=owner)
+        self.is_transactional = True
 
     async def close(self) -> None:
         """Release the connection; what is not flushed stays unwritten."""
@@ -163,6 +217,10 @@ class RedisSink(Sink):
         link, channel = self._link, self._channel
         self._link = self._channel = None
         self._ready = False
+        exact, self._exact = self._exact, None
+        self.is_transactional = False
+        if exact is not None:
+            await exact.close()
         if channel is not None:
             await channel.close()
         if link is not None:
@@ -178,7 +236,10 @@ class RedisSink(Sink):
 
     async def _get_ready(self) -> None:
         """Check the server at the first contact."""
-        await self._prepare(self._opened().client)
+        link = self._opened()
+        await self._prepare(link.client)
+        if self._exact is not None:
+            await warn_of_eviction(link)
         self._ready = True
 
     async def _get_ready_late(self) -> None:
@@ -203,24 +264,106 @@ class RedisSink(Sink):
         """
         if self._link is None:
             await open_in_agent(self)
-        misfits: list[SinkError] = []
-        begin = 0
-        for run in Run.of(values).slices(_SLICE):
-            while self.pending_bytes >= self._options["buffer_bytes"]:
-                await self._send_pending()
-            for error in self._commands.add(run):
-                error.row = begin + (error.row or 0)
-                misfits.append(error)
-            begin += len(run.values)
-            self._schedule()
+        place = current_place.get()
+        partition = None if place is None or place.partition < 0 else place.partition
+        run = Run.of(values, partition)
+        if self._exact is None:
+            misfits = await self._accept(run)
+        else:
+            misfits = self._accept_exactly(self._exact, place, run)
         if misfits:
             self.errors += len(misfits)
-            failures = _Failures()
+            failures = Failures()
             for error in misfits:
                 failures.add(str(error))
             refusal = failures.error("values do not fit")
             refusal.misfits = misfits
             raise refusal
+
+    async def _accept(self, run: Run) -> list[SinkError]:
+        misfits: list[SinkError] = []
+        begin = 0
+        for part in run.slices(_SLICE):
+            while self.pending_bytes >= self._options["buffer_bytes"]:
+                await self._send_pending()
+            for error in self._commands.add(part):
+                error.row = begin + (error.row or 0)
+                misfits.append(error)
+            begin += len(part.values)
+            self._schedule()
+        return misfits
+
+    def _accept_exactly(self, exact: ExactWriter, place: Place | None, run: Run) -> list[SinkError]:
+        if place is None or place.partition < 0:
+            raise SinkError(
+                f"{type(self).__name__} can't write exactly once what isn't made of records of one "
+                "source partition: write it from an agent with such records in hand, or give the "
+                "sink exactly_once=False"
+            )
+        if self.is_replay(place):
+            return []
+        if place.partition not in exact.claimed:
+            if exact.claimed:
+                raise Fenced(f"partition {place.partition} isn't this worker's any more")
+            raise SinkError(
+                f"{self!r} has claimed no partitions yet: name it as sink= of an agent or in a "
+                "flow, so that it is open before records come"
+            )
+        place.wrote = True
+        return exact.add(place.partition, run)
+
+    # -- exactly once ---------------------------------------------------------------------
+
+    @property
+    def claimed(self) -> Mapping[int, Mapping[str, int]]:  # type: ignore[override]
+        """By partition, the offset of each reader up to which Redis has results."""
+        return self._exact.claimed if self._exact is not None else {}
+
+    async def claim(self, partitions: Collection[Any]) -> Mapping[int, Mapping[str, int]]:
+        """Own the results of source partitions from now on; waits while Redis is away."""
+        return await self._exactly().claim(self, partitions)
+
+    @property
+    def has_taken(self) -> bool:
+        """True when ``take()`` has cut something that isn't committed."""
+        return self._exact is not None and self._exact.has_taken
+
+    def take(self, left_out: Collection[int] = ()) -> None:
+        """Cut: what was accepted until now belongs to the checkpoint that begins."""
+        self._exactly().take(left_out)
+
+    async def commit(self, positions: Mapping[int, Mapping[str, int]]) -> None:
+        """Write what was cut with the positions it goes up to; waits while Redis is away.
+
+        Raises:
+            Fenced: Another worker has claimed a partition since, or Redis has lost the claim
+                or earlier writes.
+            SinkError: Redis refused commands (a key of another type, say). The others are
+                applied, and the positions too.
+        """
+        exact = self._exactly()
+        try:
+            if not self._ready:
+                await self._opened().persist(self, self._get_ready_late, lambda: self.pending)
+            await exact.commit(self, positions)
+        finally:
+            self.written = exact.written
+        if exact.failures.count:
+            failures, exact.failures = exact.failures, Failures()
+            self.errors += failures.count
+            raise failures.error("commands were refused")
+
+    def discard(self) -> None:
+        """Drop what isn't committed: its records are processed again."""
+        self._exactly().discard()
+
+    def _exactly(self) -> ExactWriter:
+        self._opened()
+        if self._exact is None:
+            raise SinkError(f"{type(self).__name__} isn't exactly_once")
+        return self._exact
+
+    # -- at least once --------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Return when all that was accepted is written and answered by the server.
@@ -230,11 +373,15 @@ class RedisSink(Sink):
         refuses the login (everything is kept for the next flush).
         """
         self._opened()
+        if self._exact is not None:
+            if self.pending:
+                raise SinkError(f"{type(self).__name__} is exactly_once: checkpoints write it")
+            return
         failures = self._failures
         await self._send_pending()
         if failures.count:
             if self._failures is failures:
-                self._failures = _Failures()
+                self._failures = Failures()
             raise failures.error("commands were refused")
 
     def _schedule(self) -> None:
@@ -322,7 +469,7 @@ class RedisSink(Sink):
                 again.append(mended)
             elif error is not None and not is_passing(error):
                 self.errors += 1
-                self._failures.add(_explain(command, error))
+                self._failures.add(explain(command, error))
                 continue
             elif error is None and key not in keys:
                 continue
@@ -341,31 +488,3 @@ class RedisSink(Sink):
         if self._link is None:
             raise SinkError(f"{type(self).__name__} is not open: await app.open_sink(sink)")
         return self._link
-
-
-class _Failures:
-    """Counts failures and keeps the first few to tell."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._first: list[str] = []
-
-    def add(self, reason: str) -> None:
-        self.count += 1
-        if len(self._first) < _TOLD:
-            self._first.append(reason)
-
-    def error(self, what: str) -> SinkError:
-        more = self.count - len(self._first)
-        told = "; ".join(self._first) + (f"; and {more} more" if more else "")
-        return SinkError(f"{self.count} {what}: {told}")
-
-
-def _explain(command: Command, error: str) -> str:
-    key = key_of(command)
-    advice = ""
-    if error.startswith("WRONGTYPE"):
-        advice = "; the key holds another type: delete it, or use another key template"
-    elif error.startswith("NOPERM"):
-        advice = "; give the user this command and key by ACL SETUSER"
-    return f"{command[0]!s} {key!r}: {error}{advice}"

@@ -40,6 +40,23 @@ class Template:
         self._reads_record = any(name in METADATA and name != "key" for name in self.names)
         self._formats: dict[type, _Format] = {}
 
+    def __deepcopy__(self, memo: Any) -> Template:
+        return self  # nothing in it but what is compiled is ever changed
+
+    @property
+    def is_of_partition(self) -> bool:
+        """True when the hash tag of its keys, for a Redis Cluster, is ``{p<source partition>}``."""
+        before, after, seen = "", "", False
+        for literal, name, spec, conversion in self._parts:
+            before, after = (before, after + literal) if seen else (before + literal, after)
+            if seen and name is not None:
+                break
+            if name is not None:
+                if name != "partition" or spec or conversion:
+                    return False
+                seen = True
+        return before.find("{") == len(before) - 2 and before.endswith("{p") and after[:1] == "}"
+
     def render(self, value: Any, run: Run, index: int) -> str:
         """Return the text for the value at ``index`` of ``run``; raise :class:`SinkError`."""
         kind = type(value)

@@ -173,6 +173,10 @@ class PublishCommands(Commands):
         self.channel, self._value = Template(channel), value
         self._messages: list[Command] = []
 
+    @property
+    def name(self) -> str:
+        return f"{super().name}:{self.channel.text}"
+
     def _collect(self, value: Any, run: Run, index: int) -> None:
         channel = self.channel.render(value, run, index)
         data = b"" if value is None else payload(value, self._value)
@@ -193,6 +197,20 @@ class ScriptCommands(Commands):
         self.sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         self._keys, self._args = [Template(key) for key in keys], args
         self._calls: list[Command] = []
+
+    @property
+    def name(self) -> str:
+        return ":".join([super().name, self.sha[:8], *(key.text for key in self._keys)])
+
+    @property
+    def key_templates(self) -> Sequence[Template]:
+        return self._keys
+
+    def take_alone(self) -> list[Command]:
+        commands = self.take()
+        if commands:
+            commands[0] = ("EVAL", self.script, *commands[0][2:])  # the server knows it by then
+        return commands
 
     def _collect(self, value: Any, run: Run, index: int) -> None:
         keys = [key.render(value, run, index) for key in self._keys]

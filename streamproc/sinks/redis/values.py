@@ -34,8 +34,20 @@ class Run:
         self._partition: int | None = None
 
     @classmethod
-    def of(cls, values: Any) -> Run:
-        """See a batch, a list of values or a list of (key, value) pairs as a run."""
+    def of(cls, values: Any, partition: int | None = None) -> Run:
+        """See a batch, a list of values or a list of (key, value) pairs as a run.
+
+        Args:
+            values: What was written.
+            partition: Source partition of the records it was made of, if known.
+        """
+        run = cls._of(values)
+        if run._partition is None:
+            run._partition = partition
+        return run
+
+    @classmethod
+    def _of(cls, values: Any) -> Run:
         if isinstance(values, (str, bytes, Mapping, msgspec.Struct)):
             raise SinkError(
                 f"a list of values is written, not a single {type(values).__name__}: write([value])"
