@@ -536,6 +536,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def rewind(self) -> None:
         """Read again from the last checkpoint on; nothing that was fetched counts."""
+        # A fetch under way would take records from the new position, which nobody gets.
+        self._thread.wake_fetch()
+        await self.not_waiting_next_records.wait()
         self._rewinds += 1
         self._full.clear()
         self.app.topics.start_progress()
