@@ -350,10 +350,11 @@ class Checkpoint:
         try:
             if self.app.exactly_once:
                 async with self.gate.hold(patiently=True):
-                    if self.is_void:
+                    if self._abandoned or self.is_void:
                         return False
                     return await self._commit_exactly_once(self._take())
-            return await self._commit_at_least_once(await self._taken())
+            taken = await self._taken()
+            return taken is not None and await self._commit_at_least_once(taken)
         except Fenced as exc:
             await self.start_over(exc)
         except ProducerError as exc:
@@ -370,11 +371,12 @@ class Checkpoint:
             await self.abandon(exc)
         return False
 
-    async def _taken(self) -> Taken:
+    async def _taken(self) -> Taken | None:
         if not (self.app.tables or self._transactional):
             return self._take()
         async with self.gate.hold(patiently=self.is_exact):
-            return self._take()
+            # What was waited for may have failed with a half of its changes made.
+            return None if self._abandoned or self.is_void else self._take()
 
     @property
     def is_exact(self) -> bool:
