@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamproc.streams.agent import Agent
     from streamproc.streams.batch import Batch
     from streamproc.streams.joins import join_tables
+    from streamproc.streams.policies import Policy, dead_letter, retry, skip, stop
     from streamproc.streams.stream import Stream
     from streamproc.streams.topic import Topic
 
@@ -35,11 +36,16 @@ _ORIGINS = {
     "Batch": "streamproc.streams.batch",
     "BrokerSecurity": "streamproc.kafka.security",
     "KafkaReader": "streamproc.sources.reader",
+    "Policy": "streamproc.streams.policies",
     "Record": "streamproc.records",
     "RedisWriter": "streamproc.sinks.writer",
     "Stream": "streamproc.streams.stream",
     "Topic": "streamproc.streams.topic",
+    "dead_letter": "streamproc.streams.policies",
     "join_tables": "streamproc.streams.joins",
+    "retry": "streamproc.streams.policies",
+    "skip": "streamproc.streams.policies",
+    "stop": "streamproc.streams.policies",
 }
 
 __all__ = [
@@ -48,14 +54,19 @@ __all__ = [
     "Batch",
     "BrokerSecurity",
     "KafkaReader",
+    "Policy",
     "Record",
     "RedisWriter",
     "Stream",
     "Topic",
     "__version__",
     "app",
+    "dead_letter",
     "join_tables",
+    "retry",
     "sinks",
+    "skip",
+    "stop",
 ]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +20,13 @@ from streamproc.errors import ConfigurationError
 from streamproc.health import Health
 from streamproc.kafka.security import TokenFunction, app_credentials
 from streamproc.kafka.transport import Transport
+from streamproc.records.durations import Duration
 from streamproc.records.registry import Registry
 from streamproc.records.secrets import guard_output, register_url
 from streamproc.streams.agent import Agent
 from streamproc.streams.deadletters import DeadLetters
+from streamproc.streams.failures import Failures
+from streamproc.streams.policies import dead_letter, retry
 from streamproc.streams.replies import ReplyConsumer
 from streamproc.streams.stream import Stream
 from streamproc.streams.topic import Topic
@@ -178,6 +182,9 @@ class App(faust.App):  # type: ignore[misc]
         self.dead_letters = DeadLetters(
             self, (dead_letter_topic or f"{id}-dead-letters") if dead_letters else None
         )
+        #: What becomes of records that fail where an agent or a flow says nothing else.
+        self.error_policy = retry(max_retries) if max_retries else dead_letter
+        self.failures = Failures(self)
         self.checkpoint = Checkpoint(self)
         self.health = Health(self, stall_timeout=stall_timeout, ready_max_lag=ready_max_lag)
         self._sinks: dict[Any, asyncio.Future[None]] = {}
@@ -199,6 +206,36 @@ class App(faust.App):  # type: ignore[misc]
         options.setdefault("Router", "streamproc.web.router:Router")
         options.setdefault("Worker", "streamproc.health.worker:Worker")
         super().__init__(id, *args, **options)
+
+    def agent(
+        self,
+        channel: Any = None,
+        *,
+        on_error: Any = None,
+        timeout: Duration | None = None,
+        **options: Any,
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """Make an agent of an async function over a stream.
+
+        Args:
+            channel: Topic, or its name.
+            on_error: What becomes of records at which the agent raises: ``retry(...)``,
+                ``dead_letter``, ``skip`` or ``stop``. Or an async function of the agent and
+                the error, which is called at each failure.
+            timeout: How long the agent may wait with a record (or batch) in hand. Then it is
+                cancelled, and the record has failed with
+                :class:`~streamproc.errors.AgentTimeout`.
+            **options: Those of ``faust.App.agent``.
+
+        Raises:
+            ConfigurationError: ``on_error`` or ``timeout`` is none of these.
+        """
+        decorate: Callable[[Callable[..., Any]], Any] = super().agent(
+            channel, errors=on_error, timeout=timeout, **options
+        )
+        return decorate
+
+    actor = agent
 
     BootStrategy = BootStrategy
 

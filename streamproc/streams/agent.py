@@ -16,9 +16,12 @@ from faust.types import AgentT, ChannelT
 from mode.utils.futures import maybe_async
 from mode.utils.text import want_str
 
-from streamproc.errors import SinkError, TableError
+from streamproc.errors import ConfigurationError, SinkError, TableError
+from streamproc.records.durations import Duration, duration
 from streamproc.records.record import METADATA, Record
+from streamproc.streams.policies import Policy
 from streamproc.streams.stream import Stream
+from streamproc.streams.timeouts import TimeLimit
 
 
 def _takes_batches(sink: Any) -> bool:
@@ -27,7 +30,36 @@ def _takes_batches(sink: Any) -> bool:
 
 
 class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
-    """An async function over a stream, and its sinks."""
+    """An async function over a stream, and its sinks.
+
+    Args:
+        fun: The function.
+        errors: What becomes of records at which it raises, or a function that is called then.
+        timeout: How long it may wait with the same records in hand.
+        **options: Those of Faust's Agent.
+
+    Raises:
+        ConfigurationError: ``errors`` or ``timeout`` is none of these.
+    """
+
+    def __init__(
+        self, fun: Any, *, errors: Any = None, timeout: Duration | None = None, **options: Any
+    ) -> None:
+        super().__init__(fun, **options)
+        self.policy: Policy | None = None
+        if isinstance(errors, Policy):
+            self.policy = errors
+        elif callable(errors):
+            self._on_error = errors
+        elif errors is not None:
+            raise ConfigurationError(
+                f"Agent {self.name!r}: on_error={errors!r} is neither retry(...), dead_letter, "
+                "skip or stop, nor a function of the agent and the error"
+            )
+        milliseconds = None if timeout is None else duration(timeout)
+        if milliseconds == 0:
+            raise ConfigurationError(f"Agent {self.name!r}: a timeout is longer than 0")
+        self._limit = milliseconds and TimeLimit(self, milliseconds / 1000)
 
     @property
     def _batch_sinks(self) -> list[Any]:
@@ -37,16 +69,26 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         for sink in self._batch_sinks:
             await self.app.open_sink(sink)
         await super().on_start()
+        if self._limit:
+            self.add_future(self._limit.run())
 
     async def _execute_actor(self, coro: Any, aref: Any) -> None:
         """Run the agent function, again after each failure, on the same stream."""
         _current_agent.set(self)
+        if self.policy is not None:
+            for stream in aref.stream.get_root_stream()._iter_ll_forwards():
+                if isinstance(stream, Stream):
+                    stream.on_error(self.policy)
         while True:
             try:
                 await coro
             except asyncio.CancelledError as exc:
                 if self.should_stop:
                     raise
+                late = self._limit and self._limit.error_of(aref, exc)
+                if late and await self._is_handled(late, aref):
+                    coro = self._run_again(aref)
+                    continue
                 await self._replace(exc, aref)
             except Exception as exc:  # noqa: BLE001 - user code may raise anything
                 if await self._is_handled(exc, aref):
@@ -62,12 +104,12 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
     async def _is_handled(self, error: Exception, aref: Any) -> bool:
         """See that what the agent failed at is given again or rejected."""
         self.log.error("Agent %s raised: %r", self.name, error, exc_info=error)
+        stream = aref.stream.get_active_stream()
         if isinstance(error, TableError):
             # The app is wrong and not the record, which would be lost if it were rejected.
-            await self.app.checkpoint.halt(error)
+            await stream.halt(error)
         if self._on_error is not None:
-            await self._on_error(self, error)
-        stream = aref.stream.get_active_stream()
+            await maybe_async(self._on_error(self, error))
         if not (isinstance(stream, Stream) and stream.reads_batches):
             return False
         await stream.on_failure(self.name, error)
@@ -85,6 +127,17 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         #: The record that each result is of.
         places: list[Any] = []
         stream: Any = None
+
+        def forget(everything: bool) -> None:
+            """Drop the results of the records in hand, which are not done."""
+            unfinished = len(results)
+            if not everything and (place := stream.place_in_hand) is not None:
+                while unfinished and places[unfinished - 1] == place:
+                    unfinished -= 1
+                del results[unfinished:], places[unfinished:]
+            else:
+                results.clear()
+                places.clear()
 
         async def write_results() -> None:
             if results:
@@ -105,7 +158,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
             if stream is None:
                 stream = res.stream.get_active_stream()
                 if sinks and stream.reads_batches:
-                    stream.before_done(write_results)
+                    stream.before_done(write_results, forget)
             if stream.may_want_reply:
                 await self._maybe_reply(stream.current_event, value)
             if sinks:

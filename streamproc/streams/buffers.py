@@ -6,6 +6,7 @@ Checked against faust-streaming 0.15.3.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -77,7 +78,7 @@ class BufferedStream(OperatorStream):
         seconds = want_seconds(within) if within else None
         try:
             while not self.should_stop:
-                spans = self._redo.pop() or await self._fill(max_, seconds)
+                spans = await self._next_spans(partial(self._fill, max_, seconds))
                 await self._hand_out(spans)
                 yield spans
                 await self._finish_open()

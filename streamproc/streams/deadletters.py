@@ -13,11 +13,17 @@ from faust.types import TP
 
 from streamproc.errors import StreamprocError
 from streamproc.kafka.progress import Delivery
+from streamproc.records.secrets import mask
 
 logger = logging.getLogger(__name__)
 
 #: At most one log line a topic and kind of error in this many seconds.
 LOG_INTERVAL = 5.0
+
+#: What the names of a letter's own headers begin with.
+PREFIX = "dead-letter-"
+#: Characters of a traceback that are kept: its end, which says most.
+LONGEST_TRACEBACK = 8000
 
 #: Records of a partition that are known not to decode, for its other readers.
 REMEMBERED_LETTERS = 100_000
@@ -32,8 +38,8 @@ class DeadLetters:
 
     A letter has the key, value and headers of the record as they came, and headers
     ``dead-letter-topic``, ``-partition``, ``-offset``, ``-timestamp`` (ms), ``-stage``
-    (key, value or the agent's name), ``-error`` (type), ``-reason`` and, if user code
-    raised, ``-traceback``.
+    (key, value or the agent's name), ``-agent``, ``-attempts``, ``-error`` (type),
+    ``-reason``, ``-app``, ``-app-version`` and, if user code raised, ``-traceback``.
 
     Args:
         app: The App that produces the letters.
@@ -65,7 +71,9 @@ class DeadLetters:
         sent.add(offset)
         await self.send(delivery, row, stage, error)
 
-    async def send(self, delivery: Delivery, row: int, stage: str, error: BaseException) -> None:
+    async def send(
+        self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int = 1
+    ) -> None:
         """Send one record; the next checkpoint waits until the broker has it."""
         tp = delivery.progress.tp
         offset = delivery.offsets[row]
@@ -75,7 +83,9 @@ class DeadLetters:
         await self._declare()
         producer = await self.app.maybe_start_producer()
         headers = list(delivery.headers[row]) if delivery.headers is not None else []
-        headers += letter_headers(tp, offset, delivery.timestamps[row], stage, error)
+        headers += self._headers(tp, offset, delivery.timestamps[row], stage, error)
+        agent = delivery.progress.reader.rpartition("@")[2]
+        headers += _encoded({"agent": agent, "attempts": str(attempts)})
         await producer.send(
             self.topic, delivery.raw_keys[row], delivery.raw_values[row], None, None, headers
         )
@@ -90,12 +100,28 @@ class DeadLetters:
             return
         await self._declare()
         producer = await self.app.maybe_start_producer()
-        headers = letter_headers(tp, -1, int(time() * 1000), stage, error)
+        headers = self._headers(tp, -1, int(time() * 1000), stage, error)
+        headers += _encoded({"agent": source, "attempts": "1"})
         encoded = [
             None if part is None else msgspec.json.encode(part, enc_hook=repr)
             for part in (key, value)
         ]
         await producer.send(self.topic, *encoded, None, None, headers)
+
+    def skip(self, delivery: Delivery, row: int, stage: str, error: BaseException) -> None:
+        """Count and log one record that is passed over."""
+        self._note(delivery.progress.tp, delivery.offsets[row], stage, error, "It was skipped")
+
+    def skip_result(self, source: str, partition: int, stage: str, error: BaseException) -> None:
+        """Count and log a result that is passed over."""
+        self._note(TP(source, partition), -1, stage, error, "It was skipped")
+
+    def _headers(
+        self, tp: TP, offset: int, timestamp: int, stage: str, error: BaseException
+    ) -> list[tuple[str, bytes]]:
+        conf = self.app.conf
+        app = {"app": str(conf.id), "app-version": str(conf.version)}
+        return letter_headers(tp, offset, timestamp, stage, error) + _encoded(app)
 
     async def _declare(self) -> None:
         if not self._declared:
@@ -104,7 +130,9 @@ class DeadLetters:
             await topic.maybe_declare()
             self._declared = True
 
-    def _note(self, tp: Any, offset: int, stage: str, error: BaseException) -> None:
+    def _note(
+        self, tp: Any, offset: int, stage: str, error: BaseException, became: str | None = None
+    ) -> None:
         kind = (tp.topic, type(error).__name__)
         self.counts[kind] += 1
         now = monotonic()
@@ -120,7 +148,7 @@ class DeadLetters:
             offset,
             stage,
             _reason(error),
-            f"It went to topic {self.topic!r}" if self.topic else "It was skipped",
+            became or (f"It went to topic {self.topic!r}" if self.topic else "It was skipped"),
             f" ({suppressed} more like it since the last message)" if suppressed else "",
         )
 
@@ -144,10 +172,12 @@ def letter_headers(
         "timestamp": str(timestamp),
         "stage": stage,
         "error": type(error).__name__,
-        "reason": str(error),
+        "reason": mask(str(error)),
     }
-    if error.__traceback__ is not None:
-        fields["traceback"] = "".join(traceback.format_exception(error))[-8000:]
-    return [
-        (f"dead-letter-{name}", text.encode("utf-8", "replace")) for name, text in fields.items()
-    ]
+    if error.__traceback__ is not None or error.__cause__ is not None:
+        fields["traceback"] = mask("".join(traceback.format_exception(error)))[-LONGEST_TRACEBACK:]
+    return _encoded(fields)
+
+
+def _encoded(fields: dict[str, str]) -> list[tuple[str, bytes]]:
+    return [(f"{PREFIX}{name}", text.encode("utf-8", "replace")) for name, text in fields.items()]

@@ -25,6 +25,7 @@ from streamproc.aggregates import Aggregate, compile_aggregates
 from streamproc.errors import ConfigurationError
 from streamproc.streams.flowstate import StateOperators
 from streamproc.streams.graph import Node, Source
+from streamproc.streams.policies import Policy, without_retries
 from streamproc.streams.repartition import Repartition
 from streamproc.streams.steps import (
     Emit,
@@ -218,6 +219,26 @@ class Flow(StateOperators):
         flow._source.upstream = self._source
         flow.key_type = None
         return flow
+
+    # -- errors
+
+    def on_error(self, policy: Policy) -> Flow:
+        """Say what becomes of records that fail: ``dead_letter`` (the default), ``skip``, ``stop``.
+
+        It holds for the whole flow, from its topic on.
+
+        Raises:
+            ConfigurationError: It is something else.
+        """
+        allowed = without_retries(
+            policy,
+            f"Flow {self.name!r}",
+            "functions of flows don't have, since what follows could not wait: call what may "
+            "fail for a moment by enrich(retries=...), or in an agent",
+        )
+        for source in {source for node in self._nodes for source in node.sources}:
+            source.on_error(allowed)
+        return self
 
     # -- state
 

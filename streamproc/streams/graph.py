@@ -17,6 +17,7 @@ from typing import Any
 from streamproc.errors import EncodeError, Fenced, LateRecord, SinkError
 from streamproc.streams.batch import Batch
 from streamproc.streams.copartition import Copartitioned
+from streamproc.streams.policies import Action, Policy
 from streamproc.streams.repartition import Repartition, keys_of, upstream_of
 from streamproc.streams.rows import Rows
 from streamproc.streams.steps import AsyncStep, Emit, Rejected, Step, Task
@@ -143,10 +144,23 @@ class Source(Node):
             app.timer(TICK_INTERVAL)(Ticker(app).tick)
         app.flows.append(self)
 
+        self._policy: Policy | None = None
         #: Number of inputs that rows of this source are told apart by.
         self.inputs = 1
         self.partitions: int | None = None
         self._behind: frozenset[int] = frozenset()
+
+    def on_error(self, policy: Policy) -> None:
+        """Say what becomes of records that fail."""
+        self._policy = policy
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of records that fail here: by default what did upstream."""
+        if self._policy is not None:
+            return self._policy
+        policy: Policy = self.app.error_policy if self.upstream is None else self.upstream.policy
+        return policy
 
     def settle(self, counts: Mapping[str, int]) -> None:
         """Learn how many partitions the topic has; one of a flow gets those of its upstream.
@@ -185,6 +199,7 @@ class Source(Node):
         for node in self.walk():
             if isinstance(node.step, Emit) and hasattr(node.step.target, "flush"):
                 await app.open_sink(node.step.target)
+        stream.on_error(self.policy)
         times = self.topic.event_times if self.upstream is None else None
         async for batch in stream.batches():
             task = Task(batch.partition, loop.time(), time.time())
@@ -360,15 +375,26 @@ class Source(Node):
         await self._reject(rejected, task, stream)
 
     async def _reject(self, rejected: Rejected, task: Task, stream: Any) -> None:
-        letters = self.app.dead_letters
         stage = f"{self.name} {rejected.stage}"
+        action = self.policy.action
+        if action is Action.STOP:
+            # What runs it stops the worker.
+            raise rejected.error
+        letters = self.app.dead_letters
         if rejected.origin is None or stream is None:
+            if action is Action.SKIP:
+                letters.skip_result(self.name, task.partition, stage, rejected.error)
+                return
             await letters.send_result(
                 self.name, task.partition, rejected.key, rejected.value, stage, rejected.error
             )
             return
         (span,) = stream._open
-        await letters.send(span.delivery, span.start + rejected.origin, stage, rejected.error)
+        row = span.start + rejected.origin
+        if action is Action.SKIP:
+            letters.skip(span.delivery, row, stage, rejected.error)
+        else:
+            await letters.send(span.delivery, row, stage, rejected.error)
 
 
 def _columns(target: Any, rows: Rows, task: Task) -> dict[str, Any]:

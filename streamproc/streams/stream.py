@@ -18,11 +18,13 @@ from faust.exceptions import Skip
 from faust.streams import _current_event
 from faust.types.tuples import ConsumerMessage
 
-from streamproc.errors import ConfigurationError, SinkError
+from streamproc.errors import ConfigurationError, Fenced, SinkError
 from streamproc.kafka.progress import Delivery
 from streamproc.streams.batch import Batch
 from streamproc.streams.buffers import BufferedStream
+from streamproc.streams.failures import Failure, GivenUp
 from streamproc.streams.flow import FLOW_OPERATORS, Flow
+from streamproc.streams.policies import Action, Policy
 from streamproc.streams.position import StreamPlace
 from streamproc.streams.spans import Redo, Span
 from streamproc.streams.topic import Topic
@@ -52,9 +54,14 @@ class Stream(BufferedStream):
         self._event_at: tuple[Delivery | None, int] = (None, -1)
         self._iteration = 0
         self._started_by_iteration = False
+        #: True while it is busy with records that the agent has done.
+        self._between = False
         self._before_done: Callable[[], Awaitable[None]] | None = None
+        self._forget_results: Callable[[bool], None] | None = None
+        self._policy: Policy | None = None
         super().__init__(*args, **kwargs)
-        self._redo = Redo(self.app.max_retries)
+        self._redo = Redo()
+        self._failures = self.app.failures
         self._gate = self.app.checkpoint.gate
         self._place = StreamPlace(self)
         self._follower: Follower | None = None
@@ -123,6 +130,51 @@ class Stream(BufferedStream):
         delivery = self._delivery
         return None if delivery is None or self._open else (delivery, self._row)
 
+    @property
+    def in_hand(self) -> tuple[int, Delivery, int] | None:
+        """What the agent's code is at: which try, and the first record; None if nothing."""
+        if self._between:
+            return None
+        if self._open:
+            return self._iteration, self._open[0].delivery, self._open[0].start
+        if self._delivery is None:
+            return None
+        return self._iteration, self._delivery, self._row
+
+    def before_done(
+        self, callback: Callable[[], Awaitable[None]], forget: Callable[[bool], None]
+    ) -> None:
+        """Await ``callback`` at the end of each batch, before its records count as done.
+
+        Args:
+            callback: Makes the results durable, or hands them on.
+            forget: Drops the results of the records in hand, which are given again; those
+                of all records, if it is called with True.
+        """
+        self._before_done, self._forget_results = callback, forget
+
+    # -- errors
+
+    def on_error(self, policy: Policy) -> Stream:
+        """Say what becomes of records that fail, undecodable ones too; see :mod:`.policies`.
+
+        That of the agent, if it has one, comes first.
+
+        Raises:
+            ConfigurationError: It is no policy.
+        """
+        if not isinstance(policy, Policy):
+            raise ConfigurationError(
+                f"on_error({policy!r}): it takes retry(...), dead_letter, skip or stop"
+            )
+        self._policy = policy
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of records that fail."""
+        return self._policy or self.app.error_policy
+
     async def reject_result(
         self, place: tuple[Delivery, int] | None, value: Any, stage: str, error: BaseException
     ) -> None:
@@ -132,10 +184,6 @@ class Stream(BufferedStream):
             await letters.send(*place, stage, error)
             return
         await letters.send_result(stage, self._place.partition, None, value, stage, error)
-
-    def before_done(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Await ``callback`` at the end of each batch, before its records count as done."""
-        self._before_done = callback
 
     # -- operators
 
@@ -157,6 +205,8 @@ class Stream(BufferedStream):
         # Nobody iterates over the stream itself.
         self.app.topics.discard(self.channel)
         flow = Flow.of(self.app, self.channel.clone(is_iterator=False), name)
+        if self._policy is not None:
+            flow.on_error(self._policy)
         for condition in self._filters:
             flow = flow.filter(condition)
         return flow
@@ -178,7 +228,7 @@ class Stream(BufferedStream):
         mine = await self._begin()
         try:
             while not self.should_stop:
-                spans = self._redo.pop() or await self._take_spans(self.app.batch_size, None)
+                spans = await self._next_spans(self._take_batch)
                 for span in spans:
                     await self._hand_out([span])
                     batch = await self._batch_of(span)
@@ -218,16 +268,16 @@ class Stream(BufferedStream):
     async def _iterate(self) -> AsyncIterator[Any]:
         mine = await self._begin()
         processors = self._processors
-        gate = self._gate
+        gate, place = self._gate, self._place
         try:
             while not self.should_stop:
-                spans = self._redo.pop() or await self._take_spans(self.app.batch_size, None)
+                spans = await self._next_spans(self._take_batch)
                 for delivery, start, end in spans:
                     await gate.enter(self)
                     values = delivery.values
                     progress = delivery.progress
                     self._delivery, self._end_row = delivery, end
-                    self._place.partition = progress.tp.partition
+                    place.partition = progress.tp.partition
                     self.events_total += end - start
                     if processors or self.join_strategy:
                         for row in range(start, end):
@@ -240,6 +290,7 @@ class Stream(BufferedStream):
                                 delivery.cursor = row
                             if gate.shut:
                                 await self._pass_gate(delivery, row)
+                            place.wrote = False
                             try:
                                 value = await self._process(values[row])
                             except Skip:
@@ -255,6 +306,7 @@ class Stream(BufferedStream):
                                 delivery.cursor = row
                             if gate.shut:
                                 await self._pass_gate(delivery, row)
+                            place.wrote = False
                             yield values[row]
                     await self._finish(Span(delivery, start, end))
         except StopAsyncIteration:
@@ -267,12 +319,12 @@ class Stream(BufferedStream):
         mine = await self._begin()
         try:
             while not self.should_stop:
-                redo = self._redo.pop()
-                span = redo[0] if redo else await self._take_shared()
+                (span,) = await self._next_spans(self._take_shared)
                 await self._gate.enter(self)
                 delivery, row, _ = span
                 self._delivery, self._row, self._end_row = delivery, row, row + 1
                 self._place.partition = delivery.progress.tp.partition
+                self._place.wrote = False
                 self.events_total += 1
                 try:
                     value = await self._process(delivery.values[row])
@@ -281,8 +333,7 @@ class Stream(BufferedStream):
                     self._gate.leave(self)
                     continue
                 yield value
-                if self._before_done is not None:
-                    await self._before_done()
+                await self._finish_results()
                 if self.enable_acks:
                     delivery.ack(row)
                 if self._follower is not None:
@@ -311,6 +362,29 @@ class Stream(BufferedStream):
 
     # -- taking deliveries
 
+    async def _next_spans(self, take: Callable[[], Awaitable[list[Span]]]) -> list[Span]:
+        """Return what is to be given next: again, or what ``take`` gives.
+
+        Records that failed before are given by themselves, or rejected.
+        """
+        while True:
+            spans = self._redo.pop() or await take()
+            if not self._failures:
+                return spans
+            first, *others = [piece for span in spans for piece in self._failures.cut(span)]
+            if others and [first, *others] != spans:
+                self._redo.first(*([each] for each in others))
+                spans = [first]
+            found = self._failures.given_up(first) if len(spans) == 1 else None
+            if found is None:
+                return spans
+            await self._gate.enter(self)
+            await self._reject(first, *found)
+            self._gate.leave(self)
+
+    async def _take_batch(self) -> list[Span]:
+        return await self._take_spans(self.app.batch_size, None)
+
     async def _take_spans(self, max_records: int, timeout: float | None) -> list[Span]:
         """Take and decode the next delivery; an empty list when ``timeout`` passes."""
         while True:
@@ -322,27 +396,36 @@ class Stream(BufferedStream):
                 return [Span(delivery, 0, len(delivery))]
             delivery.complete()
 
-    async def _take_shared(self) -> Span:
+    async def _take_shared(self) -> list[Span]:
         channel = self.channel
         while True:
             span: Span | None = channel.next_shared()
             if span is not None:
-                return span
+                return [span]
             async with channel.refill_lock:
                 if not channel.has_shared:
-                    (span,) = await self._take_spans(self.app.batch_size, None)
+                    (span,) = await self._take_batch()
                     channel.share(span)
 
     async def _decode(self, delivery: Delivery) -> None:
         rejected = self.channel.decoder.decode(delivery)
         if rejected:
             for each in rejected:
-                await self.app.dead_letters.send_undecoded(
-                    delivery, each.row, each.part, each.error
-                )
+                await self._reject_undecoded(delivery, each.row, each.part, each.error)
             bad = {each.row for each in rejected}
             delivery.keep([row for row in range(len(delivery)) if row not in bad])
         self.app.monitor.stream_inbound_time[delivery.progress.tp] = monotonic()
+
+    async def _reject_undecoded(
+        self, delivery: Delivery, row: int, part: str, error: BaseException
+    ) -> None:
+        action, letters = self.policy.action, self.app.dead_letters
+        if action is Action.STOP:
+            await self.halt(error)
+        if action is Action.SKIP:
+            letters.skip(delivery, row, part, error)
+        else:
+            await letters.send_undecoded(delivery, row, part, error)
 
     async def _process(self, value: Any) -> Any:
         for processor in self._processors:
@@ -413,6 +496,7 @@ class Stream(BufferedStream):
     async def _hand_out(self, spans: list[Span]) -> None:
         await self._gate.enter(self)
         self._open = spans
+        self._place.wrote = False
         self._delivery, self._row, _ = spans[0]
         partitions = {span.delivery.progress.tp.partition for span in spans}
         self._place.partition = partitions.pop() if len(partitions) == 1 else -1
@@ -420,12 +504,26 @@ class Stream(BufferedStream):
     async def _pass_gate(self, delivery: Delivery, row: int) -> None:
         """Between two records of a batch: let a checkpoint have its moment."""
         if self._before_done is not None:
-            await self._before_done()
+            await self._finish_results()
             delivery.cursor = row
         if self._follower is not None:
             self._follower.observe(delivery, row)
         self._gate.leave(self)
-        await self._gate.enter(self)
+        self._between = True
+        try:
+            await self._gate.enter(self)
+        finally:
+            self._between = False
+
+    async def _finish_results(self) -> None:
+        """See that the results of what is done are handed on."""
+        if self._before_done is None:
+            return
+        self._between = True
+        try:
+            await self._before_done()
+        finally:
+            self._between = False
 
     async def _finish_open(self) -> None:
         spans = self._open
@@ -436,8 +534,7 @@ class Stream(BufferedStream):
                     await self._follower.finish(span.delivery, span.delivery.cursor)
             self._gate.leave(self)
             return
-        if self._before_done is not None:
-            await self._before_done()
+        await self._finish_results()
         if self._follower is not None:
             for span in spans:
                 await self._follower.finish(span.delivery, span.end)
@@ -448,8 +545,7 @@ class Stream(BufferedStream):
         self._gate.leave(self)
 
     async def _finish(self, span: Span) -> None:
-        if self._before_done is not None:
-            await self._before_done()
+        await self._finish_results()
         if self._follower is not None:
             await self._follower.finish(span.delivery, span.end)
         self._delivery = None
@@ -471,29 +567,94 @@ class Stream(BufferedStream):
     async def on_failure(self, stage: str, error: BaseException) -> None:
         """An agent raised ``error``: see that its records are given again or rejected.
 
+        If they have changed something already, the worker goes back to its last checkpoint,
+        from where they come again: nothing of a failed record counts.
         Waits a growing time before the next try, unless the partition is revoked.
         """
-        if self._before_done is not None:
-            # Results of the records before the failed one.
-            try:
-                await self._before_done()
-            except SinkError as exc:
-                self.log.error("Results of %s do not fit a sink: %s", stage, exc)
+        checkpoint = self.app.checkpoint
+        if isinstance(error, Fenced) or checkpoint.is_void:
+            # No fault of the record's: what was done since the last checkpoint counts for nothing.
+            await checkpoint.start_over(error)
+            if self._forget_results is not None:
+                self._forget_results(True)
+            self._put_down()
+            return
+        wrote = self._place.wrote
+        if self._forget_results is not None:
+            self._forget_results(wrote)
+        if not wrote:
+            await self._write_results(stage)
         spans, rest = self._in_hand()
-        self._open, self._delivery = [], None
-        self._gate.leave(self)
         if not spans:
             # It failed before or between records: there is nothing to reject.
+            self._put_down()
             await asyncio.sleep(IDLE_BACKOFF)
             return
-        for span in self._redo.failed(spans, rest):
-            await self.app.dead_letters.send(span.delivery, span.start, stage, error)
-            if self._acks_by_row or self._by_hand:
-                span.delivery.ack(span.start)
-            else:
-                self._mark_done(span)
+        noted = list(map(self._failures.note, spans))
+        attempts = max(count for _, count in noted)
+        policy = self.policy
+        single = len(spans) == 1 and spans[0].end - spans[0].start == 1
+        if policy.allows(error, attempts):
+            again = [spans]
+        elif policy.action is Action.STOP:
+            await self.halt(error)
             return
-        await self._pause(self._redo.backoff, spans[0].delivery)
+        elif single:
+            again = []
+            await self._give_up(spans[0], noted[0][0], GivenUp(stage, error, attempts), wrote)
+        else:
+            again = []
+            for span, (failure, _) in zip(spans, noted, strict=True):
+                failure.isolate()
+                again += [[piece] for piece in failure.pieces(span)]
+        if wrote:
+            await checkpoint.start_over(error)
+        else:
+            self._redo.first(*again, *([rest] if rest else []))
+        self._put_down()
+        if again or wrote:
+            await self._pause(policy.delay(attempts), None if wrote else spans[0].delivery)
+
+    async def halt(self, error: BaseException) -> None:
+        """Stop the worker, and never return: the agent's task ends with it."""
+        await self.app.checkpoint.abandon(error)
+        # A checkpoint may wait for the records in hand; it commits nothing any more.
+        self._put_down()
+        await asyncio.Event().wait()
+
+    def _put_down(self) -> None:
+        self._open, self._delivery = [], None
+        self._place.wrote = False
+        self._gate.leave(self)
+
+    async def _write_results(self, stage: str) -> None:
+        """Hand on the results of the records before the failed one."""
+        try:
+            await self._finish_results()
+        except SinkError as exc:
+            self.log.error("Results of %s do not fit a sink: %s", stage, exc)
+
+    async def _give_up(self, span: Span, failure: Failure, reason: GivenUp, wrote: bool) -> None:
+        # Not to be given again, should the worker go back to before it.
+        failure.given_up[span.delivery.offsets[span.start]] = reason
+        if not wrote:
+            await self._reject(span, failure, reason)
+
+    async def _reject(self, span: Span, failure: Failure, reason: GivenUp) -> None:
+        """Send a record to the dead letters, or pass over it; it is done then."""
+        delivery, row, _ = span
+        letters, offset = self.app.dead_letters, delivery.offsets[row]
+        if offset in failure.rejected and not self.app.exactly_once:
+            pass  # the letter is there
+        elif self.policy.action is Action.SKIP:
+            letters.skip(delivery, row, reason.stage, reason.error)
+        else:
+            await letters.send(delivery, row, *reason)
+        failure.rejected.add(offset)
+        if self._acks_by_row or self._by_hand:
+            delivery.ack(row)
+        else:
+            self._mark_done(span)
 
     def _in_hand(self) -> tuple[list[Span], list[Span]]:
         """Return what the agent was given and isn't done, and what follows it."""
@@ -507,11 +668,11 @@ class Stream(BufferedStream):
         rest = [Span(delivery, row + 1, self._end_row)] if follows else []
         return [Span(delivery, row, row + 1)], rest
 
-    async def _pause(self, seconds: float, delivery: Delivery) -> None:
+    async def _pause(self, seconds: float, delivery: Delivery | None) -> None:
         until = monotonic() + seconds
         # Neither a revoked partition nor a stop has an event to wait for.
         while (left := until - monotonic()) > 0:
-            if delivery.progress.closed or self.should_stop:
+            if self.should_stop or (delivery is not None and delivery.progress.closed):
                 return
             await asyncio.sleep(min(0.05, left))
 

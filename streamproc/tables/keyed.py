@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -22,6 +24,11 @@ SAMPLED_ENTRIES = 1000
 
 #: Stands for "no entry", since None may be a value.
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+#: Types of values that can't be changed in place: an agent that has read one, and failed then,
+#: has changed nothing.
+UNCHANGEABLE = frozenset(
+    {int, float, str, bytes, bool, type(None), datetime, Decimal, type(MISSING)}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,3 +56,10 @@ class Place:
 
 
 current_place: ContextVar[Place | None] = ContextVar("current_place", default=None)
+
+
+def note_write() -> None:
+    """Note that the record in hand, if there is one, can't simply be given again."""
+    place = current_place.get()
+    if place is not None:
+        place.wrote = True

@@ -16,8 +16,14 @@ from streamproc.kafka.producer import partition_of
 from streamproc.records.codecs import find_codec
 from streamproc.records.durations import duration
 from streamproc.tables.clocks import RECORD_CLOCK
-from streamproc.tables.keyed import MISSING, EntryCodec, KeyedState, ReplicatedState
-from streamproc.tables.place import current_place
+from streamproc.tables.keyed import (
+    MISSING,
+    UNCHANGEABLE,
+    EntryCodec,
+    KeyedState,
+    ReplicatedState,
+)
+from streamproc.tables.place import current_place, note_write
 from streamproc.tables.stores import Store, prefix_end
 from streamproc.tables.ttl import ExpiringState
 from streamproc.tables.windowed import TableWindows
@@ -186,10 +192,12 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def _state_of(self, key: Any) -> Any:
         """Return the state that a write of ``key`` goes to."""
+        place = current_place.get()
+        if place is not None:
+            place.wrote = True
         state = self.state
         if state is not None:
             return state
-        place = current_place.get()
         if place is not None and place.partition >= self.partition_count:
             raise TableError(
                 f"Table {self.name!r} has {self.partition_count} partitions and the record in hand "
@@ -235,6 +243,8 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         value = self._find(key) if state is None else state.get(key)
         if value is MISSING:
             return self.__missing__(key)
+        if type(value) not in UNCHANGEABLE:
+            note_write()
         return value
 
     def _find(self, key: Any) -> Any:
@@ -248,10 +258,16 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         """Return the value of ``key``, or ``default``, which wins over the table's."""
         state = self.state
         value = self._find(key) if state is None else state.get(key)
+        if type(value) not in UNCHANGEABLE:
+            note_write()
         return default if value is MISSING else value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        state = self.state
+        place = current_place.get()
+        state = None
+        if place is not None:
+            place.wrote = True
+            state = self.states.get(place.partition)
         (self._state_of(key) if state is None else state).set(key, value)
 
     def __delitem__(self, key: Any) -> None:
@@ -289,6 +305,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Delete all entries that can be reached."""
+        note_write()
         for state in self._reach():
             for key, _ in list(state.scan()):
                 state.delete(key)
@@ -314,6 +331,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         fold: Callable[[Any, Any], Any],
         key: Callable[[Any], Any] | None = None,
     ) -> None:
+        note_write()
         state = self.states[batch.partition]
         if self.ttl is not None:
             place = current_place.get()
@@ -331,10 +349,13 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         if state is None:
             return [self.get(key, default) for key in keys]
         values: list[Any] = state.get_many(keys, default)
+        if not UNCHANGEABLE.issuperset(map(type, values)):
+            note_write()
         return values
 
     def set_many(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
         """Set the values of several keys."""
+        note_write()
         state = self.state
         if state is not None:
             state.set_many(keys, values)
@@ -367,6 +388,7 @@ class Table(faust.tables.table.Table):  # type: ignore[misc]
         if prefix is not None:
             first = _encoded_prefix(encode(prefix), prefix)
             last = prefix_end(first)
+        note_write()
         for state in self._reach():
             yield from state.scan(first, last)
 

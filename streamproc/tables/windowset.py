@@ -15,8 +15,8 @@ from faust.utils.terminal.tables import dict_as_ansitable
 from streamproc.errors import DecodeError
 from streamproc.records.durations import Duration, duration
 from streamproc.tables.clocks import RECORD_CLOCK, WALL_CLOCK, Clock, clock_of
-from streamproc.tables.keyed import MISSING
-from streamproc.tables.place import Place, current_place
+from streamproc.tables.keyed import MISSING, UNCHANGEABLE
+from streamproc.tables.place import Place, current_place, note_write
 from streamproc.tables.windowed import Cursor, TableWindows
 from streamproc.tables.windowvalues import WindowValues
 
@@ -119,6 +119,8 @@ class WindowWrapper:
     def _targets(self, key: Any, event: Any) -> tuple[WindowValues, Iterable[int]]:
         windows = self.windows
         place = current_place.get()
+        if place is not None:
+            place.wrote = True
         if place is not None and event is None:
             cursor = self._cursors.get(place)
             if cursor is None or cursor.batch is not place.batch():
@@ -174,7 +176,10 @@ class WindowWrapper:
             key: From a record to its key; the record's own key if None.
         """
         place = current_place.get()
-        cursor = None if place is None else self._cursor(place)
+        cursor = None
+        if place is not None:
+            place.wrote = True
+            cursor = self._cursor(place)
         if cursor is None:
             for name, record in zip(_keys(batch, key), batch.values, strict=True):
                 self.apply(name, fold, record)
@@ -199,6 +204,8 @@ class WindowWrapper:
         for each in states:
             value = each.windows.get(start, key)
             if value is not MISSING:
+                if place is not None and type(value) not in UNCHANGEABLE:
+                    place.wrote = True
                 return value
         return self.table.__missing__((key, self.windows.window.range_of(start)))
 
@@ -257,6 +264,7 @@ class WindowWrapper:
         return self._entries(self._start_before(d, event))
 
     def _entries(self, start: int) -> Iterator[tuple[Any, Any]]:
+        note_write()  # values may be changed in place
         if not self.key_index:
             for state in self.table._reach():
                 yield from state.windows.entries(start)
