@@ -221,11 +221,10 @@ async def test_what_was_given_up_does_not_arrive_later(opened: Start, new_redis:
     await sink.write(["first"])
     await sink.flush()
     server.pause()
-    await sink.write(["x" * 20_000_000])
-    stuck = asyncio.create_task(sink.flush())
+    await sink.write(["x" * 20_000_000])  # more than a batch: it is sent without a flush
     await until(lambda: sink.state == "away")
-    stuck.cancel()
-    await asyncio.wait([stuck])
+    # A flush that is cancelled gives up nothing: the sink goes on sending by itself.
+    await sink.close()
     newer = RedisString("k")
     server.resume()
     await opened(newer, server)
@@ -233,7 +232,7 @@ async def test_what_was_given_up_does_not_arrive_later(opened: Start, new_redis:
     await newer.flush()
     with redis.Redis.from_url(server.url) as client:
         for _ in range(100):
-            assert client.get("k") == b"newer"
+            assert client.getrange("k", 0, 9) == b"newer"  # all of the other is too long to show
 
 
 @pytest.mark.parametrize(
