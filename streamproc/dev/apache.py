@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -32,9 +33,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers={host}:{controller_port}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners},CONTROLLER://{host}:{controller_port}
+advertised.listeners={listeners},CONTROLLER://{host}:{controller_port}
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 log.dirs={log_dir}
 auto.create.topics.enable=false
 num.partitions=1
@@ -57,15 +58,50 @@ replica.fetch.max.bytes=20971520
 """
 
 
+@dataclass(frozen=True)
+class Listener:
+    """One more address of a broker, with rules of its own about logins and TLS."""
+
+    name: str
+    #: ``PLAINTEXT``, ``SSL``, ``SASL_PLAINTEXT`` or ``SASL_SSL``.
+    protocol: str
+    #: Its properties without ``listener.name.<name>.``.
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    port: int = field(default_factory=free_port)
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def lines(self) -> list[str]:
+        """Return its part of the broker's properties."""
+        prefix = f"listener.name.{self.name.lower()}."
+        return [f"{prefix}{name}={value}" for name, value in self.properties.items()]
+
+
 class ApacheKafka(KafkaServer):
-    """One Apache Kafka node (broker and controller) with its data in ``data_dir``."""
+    """One Apache Kafka node (broker and controller) with its data in ``data_dir``.
+
+    Its listener at ``port`` knows neither login nor TLS. Those in ``listeners`` may, and
+    ``scram_users`` are the passwords by user of those who log in by SCRAM.
+    """
 
     start_timeout = 60.0
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        *,
+        listeners: Sequence[Listener] = (),
+        scram_users: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepare a broker; jars are resolved when it first starts."""
         super().__init__("kafka", data_dir, port)
         self.controller_port = free_port()
+        self.listeners = [Listener("PLAINTEXT", "PLAINTEXT", port=self.port), *listeners]
+        self.scram_users = dict(scram_users or {})
 
     def command(self) -> Sequence[str]:
         """Format the data folder if it is new and return the broker's command line.
@@ -80,13 +116,15 @@ class ApacheKafka(KafkaServer):
         properties.write_text(
             _PROPERTIES.format(
                 host=LOOPBACK,
-                port=self.port,
+                listeners=",".join(f"{each.name}://{each.address}" for each in self.listeners),
+                protocols=",".join(f"{each.name}:{each.protocol}" for each in self.listeners),
                 controller_port=self.controller_port,
                 log_dir=log_dir,
             )
+            + "".join(f"{line}\n" for each in self.listeners for line in each.lines())
         )
         if not (log_dir / "meta.properties").exists():
-            _format(java, properties)
+            _format(java, properties, self.scram_users)
         return [*java, "kafka.Kafka", str(properties)]
 
 
@@ -134,11 +172,17 @@ def _publish(resolved: Path, jars: Path) -> None:
             raise
 
 
-def _format(java: Sequence[str], properties: Path) -> None:
+def _format(java: Sequence[str], properties: Path, scram_users: Mapping[str, str]) -> None:
+    users = [
+        f"{mechanism}=[name={user},password={password}]"
+        for user, password in scram_users.items()
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+    ]
     done = subprocess.run(
         [
             *(*java, "kafka.tools.StorageTool", "format", "--standalone"),
             *("--cluster-id", _CLUSTER_ID, "--config", str(properties)),
+            *(part for user in users for part in ("--add-scram", user)),
         ],
         capture_output=True,
         text=True,

@@ -26,6 +26,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from streamproc.kafka.hello import Answer, who_answers
 
+#: Asked for to be told which ones there are.
+_NO_MECHANISM = "?"
 _HOST_MISMATCH, _ADDRESS_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "HANDSHAKE_FAILURE")
 _REFUSES_CERTIFICATE = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "CERTIFICATE_EXPIRED", "ACCESS_DENIED")
@@ -83,48 +85,42 @@ async def refusal_of(
     A broker that isn't there, or doesn't answer in time, refuses nobody.
     """
     place = f"Kafka at {host}:{port}"
-    logged_in = False
     try:
         connection = await create_conn(
             host, port, request_timeout_ms=int(timeout * 1000), **options
         )
-        logged_in = "sasl_mechanism" in options
         try:
             await connection.send(MetadataRequest([]))
         finally:
             connection.close()
-    except (
-        AuthenticationFailedError,
-        IllegalSaslStateError,
-        SaslAuthenticationFailed,
-        UnsupportedSaslMechanismError,
-        ValueError,  # of SCRAM, when the broker's proof is wrong
-    ) as exc:
+    except (IllegalSaslStateError, UnsupportedSaslMechanismError):
+        return _no_mechanism(place, await _mechanisms(host, port, options, timeout), options)
+    except (AuthenticationFailedError, SaslAuthenticationFailed) as exc:
         return _login_refused(place, exc, options)
     except (KafkaError, OSError, asyncio.TimeoutError) as exc:
         cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
-        if isinstance(cause, ssl.SSLError) and (refusal := _tls_refused(place, cause, options)):
+        if isinstance(cause, ssl.SSLError) and (refusal := _tls_refused(place, cause)):
             return refusal
-        if logged_in and options["sasl_mechanism"] == "OAUTHBEARER":
-            # aiokafka takes the broker's error for a success, and the broker hangs up.
-            return _login_refused(place, exc, options)
         return await _misunderstood(place, host, port, options, timeout)
     return None
 
 
-def _login_refused(place: str, exc: Exception, options: Mapping[str, Any]) -> Refusal:
-    mechanism = options.get("sasl_mechanism")
-    if isinstance(exc, IllegalSaslStateError):
+def _no_mechanism(place: str, mechanisms: list[str], options: Mapping[str, Any]) -> Refusal:
+    if not mechanisms:
         return Refusal(
             f"{place} takes no logins at this listener",
             "Leave broker_username, broker_password and broker_token out, or name the port of "
             "the SASL listener in broker_list",
         )
-    if isinstance(exc, UnsupportedSaslMechanismError):
-        return Refusal(
-            f"{place} doesn't take logins by {mechanism} ({exc})",
-            "Set broker_sasl_mechanism (STREAMPROC_BROKER_SASL_MECHANISM) to one that it takes",
-        )
+    return Refusal(
+        f"{place} takes no logins by {options.get('sasl_mechanism')}, only by "
+        f"{', '.join(mechanisms)}",
+        "Set broker_sasl_mechanism (STREAMPROC_BROKER_SASL_MECHANISM) to one that it takes",
+    )
+
+
+def _login_refused(place: str, exc: Exception, options: Mapping[str, Any]) -> Refusal:
+    mechanism = options.get("sasl_mechanism")
     if mechanism == "OAUTHBEARER":
         return Refusal(
             f"{place} refused the login: it doesn't accept the token ({exc})",
@@ -138,7 +134,7 @@ def _login_refused(place: str, exc: Exception, options: Mapping[str, Any]) -> Re
     )
 
 
-def _tls_refused(place: str, exc: ssl.SSLError, options: Mapping[str, Any]) -> Refusal | None:
+def _tls_refused(place: str, exc: ssl.SSLError) -> Refusal | None:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return _untrusted(place, exc)
     reason = f"{exc.reason or ''} {exc}".upper()
@@ -196,7 +192,7 @@ async def _misunderstood(
             "your own",
         )
     if answer is Answer.KAFKA and protocol == "PLAINTEXT":
-        mechanisms = await _mechanisms(host, port, timeout)
+        mechanisms = await _mechanisms(host, port, options, timeout)
         if mechanisms:
             return Refusal(
                 f"{place} asks for a login (SASL mechanisms: {', '.join(mechanisms)})",
@@ -206,13 +202,23 @@ async def _misunderstood(
     return None
 
 
-async def _mechanisms(host: str, port: int, timeout: float) -> list[str]:
+async def _mechanisms(
+    host: str, port: int, options: Mapping[str, Any], timeout: float
+) -> list[str]:
     """Return the SASL mechanisms of a listener; none when it takes no logins."""
+    context = options.get("ssl_context")
+    protocol = "PLAINTEXT" if context is None else "SSL"
     with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
-        connection = await create_conn(host, port, request_timeout_ms=int(timeout * 1000))
+        connection = await create_conn(
+            host,
+            port,
+            request_timeout_ms=int(timeout * 1000),
+            security_protocol=protocol,
+            ssl_context=context,
+        )
         try:
-            reply = await connection.send(SaslHandShakeRequest("?"))
-            return sorted(reply.enabled_mechanisms)
+            reply = await connection.send(SaslHandShakeRequest(_NO_MECHANISM))
+            return sorted(set(reply.enabled_mechanisms) - {_NO_MECHANISM})
         finally:
             connection.close()
     return []
