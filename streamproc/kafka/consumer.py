@@ -31,7 +31,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from streamproc.kafka.connect import start_when_reachable
-from streamproc.kafka.fetch import RawBatch, fetch_batches
+from streamproc.kafka.fetch import RawBatch, fetch_batches, follow_leaders
 from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
 from streamproc.kafka.transactions import GroupMember, fetch_stable_offsets
 
@@ -74,6 +74,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             what="Consumer",
             address=self.transport.url,
         )
+        if self._consumer is not None:
+            follow_leaders(self._consumer._fetcher)
         if self._consumer is not None and not self.app.client_only:
             self._heartbeats = Heartbeats(self._consumer._coordinator)
         if self.app.exactly_once and self._consumer is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -128,6 +128,24 @@ def _is_skipped(records: Any, record_batch: Any) -> bool:
         if record_batch.is_transactional and record_batch.producer_id in records._aborted_producers:
             return True
     return bool(record_batch.is_control_batch)
+
+
+def follow_leaders(fetcher: Any) -> None:
+    """Let ``fetcher`` look for a partition's new leader when the old one doesn't tell an offset.
+
+    aiokafka goes on asking the old one until its metadata is too old, for minutes.
+    """
+    ask = fetcher._proc_offset_request
+
+    async def ask_and_look(node_id: int, topic_data: Any) -> Any:
+        try:
+            return await ask(node_id, topic_data)
+        except KafkaError as exc:
+            if exc.invalid_metadata:
+                fetcher._client.force_metadata_update()
+            raise
+
+    fetcher._proc_offset_request = ask_and_look
 
 
 async def fetch_batches(

@@ -24,6 +24,7 @@ from aiokafka.consumer.fetcher import (
 )
 from aiokafka.consumer.group_coordinator import GroupCoordinator, NoGroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import NotLeaderForPartitionError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -35,7 +36,7 @@ from faust.transport.producer import ProducerBuffer
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
 import streamproc
-from streamproc.kafka.fetch import walk
+from streamproc.kafka.fetch import follow_leaders, walk
 
 TP0 = TopicPartition("t", 0)
 
@@ -57,6 +58,30 @@ def test_versions_are_those_checked():
 
 
 # -- aiokafka: fetching
+
+
+async def test_an_offset_that_an_old_leader_refuses_is_asked_of_the_new_one():
+    assert "_proc_offset_request" in names_in(Fetcher._update_fetch_positions)
+    assert "force_metadata_update" not in names_in(Fetcher._update_fetch_positions)
+
+    class Stub:
+        looked = 0
+
+        async def _proc_offset_request(self, node_id, topic_data):
+            raise NotLeaderForPartitionError
+
+        @property
+        def _client(self):
+            return self
+
+        def force_metadata_update(self):
+            self.looked += 1
+
+    fetcher = Stub()
+    follow_leaders(fetcher)
+    with pytest.raises(NotLeaderForPartitionError):
+        await fetcher._proc_offset_request(1, {})
+    assert fetcher.looked == 1
 
 
 def record_batch(base, values, *, producer_id=-1, transactional=False, headers=()):
