@@ -224,14 +224,14 @@ def empty_redis(run: Run) -> None:
 def set_redis_back(run: Run) -> None:
     """Redis comes back from an older snapshot."""
     run.redis_lost = True
-    folder, old = run.redis.data_dir / "appendonlydir", run.folder / "snapshot"
+    data, old = run.redis.data_dir, run.folder / "older"
     run.redis.stop()
-    shutil.copytree(folder, old)
+    shutil.copytree(data, old)
     run.redis.start()
     run.sleep(3, 5)
     run.redis.kill()
-    shutil.rmtree(folder)
-    old.rename(folder)
+    shutil.rmtree(data)
+    old.rename(data)
     run.redis.start()
 
 

@@ -141,6 +141,7 @@ class Proxy:
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     # -- faults
 
@@ -188,7 +189,10 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
-        await self._cut(_of(()))
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _set(self, **rules: Callable[[Connection], bool]) -> None:
         for name, rule in rules.items():
@@ -247,8 +251,8 @@ def pid_of(port: int, pids: Collection[int]) -> int | None:
 def _owner(link: str, pids: Collection[int]) -> int | None:
     for pid in pids:
         with suppress(OSError):
-            for entry in os.scandir(f"/proc/{pid}/fd"):
+            for name in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
-                    if os.readlink(entry.path) == link:
+                    if os.readlink(f"/proc/{pid}/fd/{name}") == link:
                         return pid
     return None
