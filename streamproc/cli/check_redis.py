@@ -18,6 +18,7 @@ from redis.exceptions import (
 from streamproc.cli.findings import Finding, fault, note, ok
 from streamproc.records.secrets import mask
 from streamproc.settings import Settings
+from streamproc.sinks.redis.tls import tls_fault
 
 _TIMEOUT = 3.0
 #: Seconds that clocks may differ.
@@ -56,6 +57,8 @@ def _problem(client: redis.Redis, place: str) -> Finding | None:
             "It hangs, a firewall drops the packets, or it is no Redis: check the address.",
         )
     except (RedisError, OSError) as exc:
+        if tls := tls_fault(str(exc)):
+            return fault("redis", f"{place} {tls.problem} ({exc})", f"To mend it, {tls.advice}.")
         if "closed by server" in str(exc):
             return _wrong_port(place)
         return fault(
@@ -71,8 +74,8 @@ def _refused(place: str, exc: Exception) -> Finding:
     return fault(
         "redis",
         f"login refused by Redis at {place}: {exc}",
-        "Set STREAMPROC_REDIS_PASSWORD in the environment or in .env; a user name goes into "
-        "the URL: redis://user@host:6379/0",
+        "Set STREAMPROC_REDIS_PASSWORD, and STREAMPROC_REDIS_USERNAME where it has users, in "
+        "the environment or in .env.",
     )
 
 
@@ -80,7 +83,8 @@ def _wrong_port(place: str) -> Finding:
     return fault(
         "redis",
         f"wrong port: what answers at {place} is no Redis",
-        "Set redis (STREAMPROC_REDIS) to the server's own port, usually 6379.",
+        "Set redis (STREAMPROC_REDIS) to the server's own port, usually 6379; if it speaks TLS, "
+        "write rediss:// or set redis_tls (STREAMPROC_REDIS_TLS).",
     )
 
 

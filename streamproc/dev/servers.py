@@ -76,10 +76,20 @@ class RedisServer(Server):
 
     scheme = "redis"
 
-    def __init__(self, data_dir: Path, port: int | None = None, password: str = "") -> None:
-        """Prepare a server; with ``password`` clients must authenticate."""
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        password: str = "",
+        directives: Sequence[str] = (),
+    ) -> None:
+        """Prepare a server; with ``password`` clients must authenticate.
+
+        ``directives`` are more lines of its ``redis.conf``.
+        """
         super().__init__("redis", data_dir, port)
         self.password = password
+        self.directives = tuple(directives)
 
     @property
     def url(self) -> str:
@@ -94,6 +104,7 @@ class RedisServer(Server):
         if self.password:
             escaped = self.password.replace("\\", "\\\\").replace('"', '\\"')
             lines.append(f'requirepass "{escaped}"')
+        lines += self.directives
         config.touch(mode=0o600)
         config.write_text("\n".join(lines) + "\n")
         return [_redis_binary(), str(config)]

@@ -15,8 +15,10 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.retry import Retry
 
 from streamproc.errors import ConfigurationError, SinkUnavailable
+from streamproc.records.secrets import register, register_url
 from streamproc.sinks.redis.link import is_passing, refused, reply_of
 from streamproc.sinks.redis.resp import Command, Replies, pack
+from streamproc.sinks.redis.tls import tls_fault
 
 #: Seconds to wait for a connection, and for an answer.
 CONNECT_TIMEOUT, TIMEOUT = 5.0, 30.0
@@ -39,6 +41,8 @@ class SyncChannel:
 
     def __init__(self, shown: str, url: str | None, options: dict[str, Any]) -> None:
         self.shown = shown
+        register_url(url or "")
+        register(options.get("password"))
         options = {
             "protocol": 2,
             "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -63,7 +67,7 @@ class SyncChannel:
 
         Raises:
             SinkUnavailable: Redis is away, or did not answer in time.
-            ConfigurationError: It refused the login.
+            ConfigurationError: It refused the login, or TLS doesn't come about.
         """
         fresh = not self._connection.is_connected
         try:
@@ -93,7 +97,10 @@ class SyncChannel:
             raise ConfigurationError(str(refused(self.shown, reply))) from None
         except (OSError, EOFError, RedisError) as exc:
             self.close()
-            raise self._away(str(exc) or type(exc).__name__) from exc
+            reason = str(exc) or type(exc).__name__
+            if tls_fault(reason):
+                raise ConfigurationError(str(refused(self.shown, reason))) from None
+            raise self._away(reason) from exc
         except BaseException:
             self.close()  # replies under way would be taken for those of the next request
             raise

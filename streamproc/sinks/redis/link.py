@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamproc.errors import ConfigurationError, Fenced, SinkError, SinkUnavailable
+from streamproc.records.secrets import register_url
 from streamproc.sinks.redis.resp import (
     Command,
     Replies,
@@ -34,6 +35,7 @@ from streamproc.sinks.redis.resp import (
     encode,
     pack,
 )
+from streamproc.sinks.redis.tls import tls_fault
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,6 @@ _PASSING = (
 #: Error replies about the connection, to every command alike.
 _LOGIN = ("NOAUTH", "WRONGPASS")
 _CLUSTER = ("MOVED ", "ASK ")
-_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _NO_DATABASE = ("Invalid Database", "DB index is out of range")
 
 #: Codes that redis-py takes off the error replies it has an exception type for.
@@ -104,20 +105,17 @@ def refused(url: str, reason: str) -> ConnectionRefused:
             f"Redis at {url} is a cluster ({reason}); use redis+cluster:// in the URL, "
             "or cluster=True"
         )
-    if _CERTIFICATE in reason:
-        return ConnectionRefused(
-            f"Redis at {url} has a certificate that is not trusted here ({reason}); name the CA "
-            "in the URL: rediss://host:port/0?ssl_ca_certs=/path/ca.pem"
-        )
+    if fault := tls_fault(reason):
+        return ConnectionRefused(f"Redis at {url} {fault.problem} ({reason}); {fault.advice}")
     if reason.startswith(_NO_DATABASE):
         return ConnectionRefused(
             f"Redis at {url} has no such database; the number at the end of the URL must be "
             "below the server's `databases` (16 unless set)"
         )
     return ConnectionRefused(
-        f"Redis at {url} refused the login ({reason}); put the right user and password into "
-        "the URL, redis://user:password@host:port/0 (from the environment, not from the code; "
-        "a password alone goes as redis://:password@host)"
+        f"Redis at {url} refused the login ({reason}); set redis_username and redis_password "
+        "(STREAMPROC_REDIS_USERNAME, STREAMPROC_REDIS_PASSWORD), or put both into the URL, "
+        "redis://user:password@host:port/0 (from the environment, not from the code)"
     )
 
 
@@ -128,6 +126,7 @@ class Link:
     """
 
     def __init__(self, url: str, *, cluster: bool, timeout: float) -> None:
+        register_url(url)
         self.url = shown_url(url)
         self.retries = 0
         self._timeout = timeout
@@ -161,7 +160,7 @@ class Link:
             raise refused(self.url, str(error)) from None
         except _LOST as error:
             reason = str(error) or type(error).__name__
-            if reason.startswith(_NO_DATABASE) or _CERTIFICATE in reason:
+            if reason.startswith(_NO_DATABASE) or tls_fault(reason):
                 raise refused(self.url, reason) from None
             raise SinkUnavailable(f"Redis at {self.url} is away: {reason}") from error
         except exceptions.RedisClusterException as error:
