@@ -8,7 +8,6 @@ to be committed, and the recovery of tables. It is remembered since when each do
 from __future__ import annotations
 
 from collections import defaultdict
-from time import monotonic
 from typing import Any, NamedTuple
 
 
@@ -50,9 +49,14 @@ class StallWatch:
         self._seen: dict[Waiting, tuple[object, float]] = {}
         self._done: dict[Any, int] = {}
         self._committed: dict[Any, int | None] = {}
-        #: When a record was last finished, and offsets were last committed (monotonic).
+        #: When, in the loop's time, a record was last finished and offsets last committed.
         self.last_progress: float | None = None
         self.last_checkpoint: float | None = None
+
+    @property
+    def now(self) -> float:
+        """The loop's time, which is virtual in a test driver."""
+        return float(self._app.loop.time())
 
     def look(self, *, excused: bool) -> None:
         """Compare with the look before.
@@ -60,7 +64,7 @@ class StallWatch:
         Args:
             excused: There is a good reason to wait, so the time counts from now.
         """
-        now = monotonic()
+        now = self.now
         done = self._app.topics.committable()
         committed = {tp: self._app.consumer.committed_offset(tp) for tp in done}
         if any(offset > self._done.get(tp, offset) for tp, offset in done.items()):
@@ -82,7 +86,7 @@ class StallWatch:
         if not seen:
             return None
         what = min(seen, key=lambda each: seen[each])
-        return Stall(what, monotonic() - seen[what])
+        return Stall(what, self.now - seen[what])
 
     def forgive(self, seconds: float) -> None:
         """Don't count some seconds: the process stood still, and not its work."""

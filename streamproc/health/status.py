@@ -6,7 +6,6 @@ Everything is read when asked, from what the worker knows: nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, NamedTuple
 
 from faust.exceptions import ConsumerNotStarted
@@ -70,7 +69,9 @@ class Health:
         return [f"{check.name}: {check.reason}" for check in self.checks() if not check.ok]
 
     def checks(self) -> list[Check]:
-        """Check all that a ready worker needs."""
+        """Check all that a ready worker needs; what has not been started isn't looked at."""
+        if not self.started:
+            return [Check("worker", _worker(self))]
         self.look()
         return [Check(name, check(self)) for name, check in _CHECKS.items()]
 
@@ -114,16 +115,21 @@ class Health:
     @property
     def progress_age(self) -> float | None:
         """Seconds since a record was last finished; None: not yet."""
-        return _age(self._watch.last_progress)
+        return self._since(self._watch.last_progress)
 
     @property
     def checkpoint_age(self) -> float | None:
         """Seconds since offsets were last committed; None: not yet."""
-        return _age(self._watch.last_checkpoint)
+        return self._since(self._watch.last_checkpoint)
+
+    def _since(self, time: float | None) -> float | None:
+        return None if time is None else self._watch.now - time
 
     def lag(self) -> dict[TP, int | None]:
         """Return how many offsets of each partition that is read are not done; None: unknown."""
         app = self._app
+        if not self.started:
+            return {}
         changelogs = app.tables.changelog_topics
         read = {tp for tp in self.assignment if tp.topic not in changelogs}
         return {tp: self.lag_of(tp) for tp in sorted(read) if app.topics.is_read(tp)}
@@ -174,10 +180,6 @@ class Health:
         stall = self._watch.longest("checkpoint")
         interval = self._app.conf.broker_commit_interval
         return stall if stall and stall.seconds >= limit + interval else None
-
-
-def _age(since: float | None) -> float | None:
-    return None if since is None else monotonic() - since
 
 
 # -- the checks; each returns what is wrong, or None

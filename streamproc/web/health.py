@@ -87,7 +87,7 @@ class Ready(HealthView):
             "checks": {check.name: check.ok for check in checks},
             "lag": {f"{tp.topic}/{tp.partition}": lag for tp, lag in health.lag().items()},
             "seconds_since": {
-                "heartbeat": _rounded(health.heartbeat_age),
+                "heartbeat": _rounded(health.heartbeat_age if health.started else None),
                 "checkpoint": _rounded(health.checkpoint_age),
                 "progress": _rounded(health.progress_age),
             },
