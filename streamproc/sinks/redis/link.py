@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamproc.errors import ConfigurationError, Fenced, SinkError, SinkUnavailable
 from streamproc.records.secrets import register_url
+from streamproc.sinks.circuit import Circuit
 from streamproc.sinks.redis.resp import (
     Command,
     Replies,
@@ -39,8 +39,6 @@ from streamproc.sinks.redis.tls import tls_fault
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY = 0.05
-LONGEST_DELAY = 5.0
 CONNECT_TIMEOUT = 5.0
 _READ_BYTES = 1 << 16
 
@@ -122,13 +120,15 @@ def refused(url: str, reason: str) -> ConnectionRefused:
 class Link:
     """What all sinks of an app share for one Redis URL.
 
-    ``state`` is "connected" or "away"; ``retries`` counts attempts that had to be repeated.
+    ``state`` is "connected" or "away"; ``retries`` counts attempts that had to be repeated;
+    ``circuit`` spares a server that keeps failing.
     """
 
     def __init__(self, url: str, *, cluster: bool, timeout: float) -> None:
         register_url(url)
         self.url = shown_url(url)
         self.retries = 0
+        self.circuit = Circuit(f"Redis at {self.url}")
         self._timeout = timeout
         self.is_cluster = cluster or url.startswith("redis+cluster://")
         self._away: set[object] = set()
@@ -181,22 +181,27 @@ class Link:
         ``who`` is the sink that asks and ``waiting`` the number of its values that wait;
         the first failure and the end of it are logged, once for all sinks of the link.
         """
+        circuit = self.circuit
         for attempt in itertools.count():
             try:
-                result = await self.attempt(request)
+                async with circuit.turn():
+                    result = await self.attempt(request)
             except SinkUnavailable as error:
                 self.retries += 1
-                if attempt == 0:
+                if attempt == 0 and circuit.state == "closed":
                     continue  # an idle connection that was closed, most likely: no news yet
+                circuit.on_failure()
                 self.is_away(who, error, waiting())
             except (SinkError, Fenced):
+                circuit.on_success()
                 self.forget(who)  # the server answers, if not as hoped
                 raise
             else:
+                circuit.on_success()
                 self.is_back(who, waiting())
                 return result
-            delay = min(FIRST_DELAY * 2 ** min(attempt - 1, 10), LONGEST_DELAY)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            if circuit.state == "closed":
+                await asyncio.sleep(circuit.delay)
         raise AssertionError("unreachable")
 
     def forget(self, who: object) -> None:
@@ -344,7 +349,7 @@ class NodeChannels:
         self.is_cluster = is_cluster
         self._client = client
         self._timeout = timeout
-        self._channels: dict[Any, Channel] = {}
+        self._channels: dict[str, Channel] = {}
         #: Whether it is known which node has which key.
         self._knows = False
 
@@ -352,9 +357,10 @@ class NodeChannels:
     async def of(self, key: str) -> AsyncIterator[Channel]:
         """Give the connection to the node of ``key``; closed when its use fails."""
         node = await self._node(key) if self.is_cluster else None
-        channel = self._channels.get(node)
+        name = node.name if node else ""
+        channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[node] = Channel(self._connection(node), self._timeout)
+            channel = self._channels[name] = Channel(self._connection(node), self._timeout)
         try:
             yield channel
         except BaseException as error:
