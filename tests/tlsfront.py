@@ -43,12 +43,24 @@ class _Handler(BaseRequestHandler):
 
     def handle(self) -> None:
         # Blocking sockets: asyncio's servers close without saying why.
+        try:
+            # Of a copy: a socket that is wrapped in vain is closed.
+            front = self.server.context.wrap_socket(self.request.dup(), server_side=True)
+        except OSError:
+            self._linger()
+            return
         with (
             contextlib.suppress(OSError),
-            self.server.context.wrap_socket(self.request, server_side=True) as front,
+            front,
             socket.create_connection((LOOPBACK, self.server.target)) as behind,
         ):
             _pass_on(front, behind)
+
+    def _linger(self) -> None:
+        """Read what the client has sent meanwhile: closing at once would lose our alert."""
+        with contextlib.suppress(OSError):
+            while self.request.recv(65536):
+                pass
 
 
 def _pass_on(front: ssl.SSLSocket, behind: socket.socket) -> None:
