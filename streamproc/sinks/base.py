@@ -21,6 +21,7 @@ import abc
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from streamproc.streams.policies import Policy
 from streamproc.tables.place import Place
 
 
@@ -30,9 +31,12 @@ class Sink(abc.ABC):
     Attributes:
         is_transactional: True when the checkpoint is to treat it as a
             :class:`TransactionalSink`; known once the sink is open.
+        on_error: What becomes of values that don't fit it, and of what its server refuses for
+            good: ``dead_letter``, ``skip`` or ``stop``. None: they are dead letters.
     """
 
     is_transactional = False
+    on_error: Policy | None = None
 
     async def open(self, app: Any) -> None:  # noqa: B027
         """Connect and get ready; ``app`` gives defaults such as the Redis URL."""

@@ -152,7 +152,13 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
                             raise
                         for error in exc.misfits:
                             row = error.row or 0
-                            await stream.reject_result(of[row], written[row], self.name, error)
+                            await stream.reject_result(
+                                of[row],
+                                written[row],
+                                self.name,
+                                error,
+                                getattr(sink, "on_error", None),
+                            )
 
         async for value in it:
             if stream is None:

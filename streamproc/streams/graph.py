@@ -336,7 +336,8 @@ class Source(Node):
             if not exc.misfits:
                 raise
             for error in exc.misfits:
-                await self._reject_row("to", error, rows, error.row or 0, task, stream)
+                policy = getattr(target, "on_error", None)
+                await self._reject_row("to", error, rows, error.row or 0, task, stream, policy)
 
     async def _send(self, target: Any, rows: Rows, task: Task, stream: Any) -> None:
         """Send rows to a topic; one that can't be encoded doesn't hold up the others."""
@@ -369,14 +370,23 @@ class Source(Node):
             await self._reject_row("window", error, rows, row, task, stream)
 
     async def _reject_row(
-        self, stage: str, error: Exception, rows: Rows, row: int, task: Task, stream: Any
+        self,
+        stage: str,
+        error: Exception,
+        rows: Rows,
+        row: int,
+        task: Task,
+        stream: Any,
+        policy: Policy | None = None,
     ) -> None:
         rejected = Rejected(stage, error, rows.keys[row], rows.values[row], rows.origin(row))
-        await self._reject(rejected, task, stream)
+        await self._reject(rejected, task, stream, policy)
 
-    async def _reject(self, rejected: Rejected, task: Task, stream: Any) -> None:
+    async def _reject(
+        self, rejected: Rejected, task: Task, stream: Any, policy: Policy | None = None
+    ) -> None:
         stage = f"{self.name} {rejected.stage}"
-        action = self.policy.action
+        action = (policy or self.policy).action
         if action is Action.STOP:
             # What runs it stops the worker.
             raise rejected.error

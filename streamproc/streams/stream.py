@@ -176,14 +176,24 @@ class Stream(BufferedStream):
         return self._policy or self.app.error_policy
 
     async def reject_result(
-        self, place: tuple[Delivery, int] | None, value: Any, stage: str, error: BaseException
+        self,
+        place: tuple[Delivery, int] | None,
+        value: Any,
+        stage: str,
+        error: BaseException,
+        policy: Policy | None,
     ) -> None:
-        """Send what an agent made, and no sink can take, to the dead letters."""
+        """Do with what an agent made, and no sink can take, what the sink's policy says."""
         letters = self.app.dead_letters
-        if place is not None:
+        action = Action.DEAD_LETTER if policy is None else policy.action
+        if action is Action.STOP:
+            await self.halt(error)
+        elif action is Action.SKIP:
+            letters.skip_result(stage, self._place.partition, stage, error)
+        elif place is not None:
             await letters.send(*place, stage, error)
-            return
-        await letters.send_result(stage, self._place.partition, None, value, stage, error)
+        else:
+            await letters.send_result(stage, self._place.partition, None, value, stage, error)
 
     # -- operators
 

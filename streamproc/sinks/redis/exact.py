@@ -193,7 +193,7 @@ class ExactWriter:
                 replies = await channel.transact(commands)
                 if replies.applied:
                     for index, error in replies.errors.items():
-                        self.failures.add(explain(commands[index], error))
+                        self.failures.add(explain(commands[index], error), commands[index])
                     for share, _ in begun:
                         self.written += share.on_applied().values
                     return
@@ -229,7 +229,8 @@ class ExactWriter:
             else:
                 self.failures.add(
                     f"{command[0]!s} {keys[0]!r}: on a cluster exactly once needs keys with the "
-                    f"hash tag {tag}, from a template such as '{{{{p{{partition}}}}}}:n:{{key}}'"
+                    f"hash tag {tag}, from a template such as '{{{{p{{partition}}}}}}:n:{{key}}'",
+                    command,
                 )
         write.commands = kept
 
@@ -255,7 +256,7 @@ class ExactWriter:
                     kept.append(command)
                 else:
                     dropped = True
-                    self.failures.add(explain(command, error))
+                    self.failures.add(explain(command, error), command)
                 index += 1
             write.commands = kept
             index += len(share.fences)

@@ -5,23 +5,28 @@ from __future__ import annotations
 from streamproc.errors import SinkError
 from streamproc.sinks.redis.commands import key_of
 from streamproc.sinks.redis.resp import Command
+from streamproc.sinks.refusals import Refusal
 
 #: Failures told in one error.
 _TOLD = 5
 
 
 class Failures:
-    """Counts failures and keeps the first few to tell."""
+    """Counts failures, keeps the first few to tell, and the commands that were refused."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.refusals: list[Refusal] = []
         self._first: list[str] = []
 
-    def add(self, reason: str) -> None:
-        """Count one."""
+    def add(self, reason: str, command: Command | None = None) -> None:
+        """Count one; of a command, if it is about one."""
         self.count += 1
         if len(self._first) < _TOLD:
             self._first.append(reason)
+        if command is not None:
+            key, *_ = parts = list(map(_shown, command[1:])) or [None]
+            self.refusals.append(Refusal(reason, key, [_shown(command[0]), *parts]))
 
     def error(self, what: str) -> SinkError:
         """Return the error that tells of all of them."""
@@ -39,3 +44,8 @@ def explain(command: Command, error: str) -> str:
     elif error.startswith("NOPERM"):
         advice = "; give the user this command and key by ACL SETUSER"
     return f"{command[0]!s} {key!r}: {error}{advice}"
+
+
+def _shown(part: object) -> object:
+    """Return a part of a command as JSON has it."""
+    return part.decode("utf-8", "backslashreplace") if isinstance(part, bytes) else part

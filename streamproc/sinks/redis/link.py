@@ -188,7 +188,7 @@ class Link:
                     result = await self.attempt(request)
             except SinkUnavailable as error:
                 self.retries += 1
-                if attempt == 0 and circuit.state == "closed":
+                if attempt == 0 and circuit.is_closed:
                     continue  # an idle connection that was closed, most likely: no news yet
                 circuit.on_failure()
                 self.is_away(who, error, waiting())
@@ -200,7 +200,7 @@ class Link:
                 circuit.on_success()
                 self.is_back(who, waiting())
                 return result
-            if circuit.state == "closed":
+            if circuit.is_closed:
                 await asyncio.sleep(circuit.delay)
         raise AssertionError("unreachable")
 

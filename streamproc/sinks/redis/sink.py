@@ -27,7 +27,9 @@ from streamproc.sinks.redis.link import (
 )
 from streamproc.sinks.redis.resp import Command
 from streamproc.sinks.redis.values import Run
+from streamproc.sinks.refusals import settle, sink_policy
 from streamproc.streams.agent import open_in_agent
+from streamproc.streams.policies import Policy
 from streamproc.tables.place import Place, current_place
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ class RedisOptions(TypedDict, total=False):
     """Whether checkpoints write results, with their source offsets; default: as the app."""
     name: str | None
     """Of an exactly-once sink: what its offsets are kept under; default: from kind and key."""
+    on_error: Policy | None
+    """What becomes of what Redis refuses and of values that don't fit: ``dead_letter``, ``skip``
+    or ``stop``; default: dead letters, or ``stop`` in an app without."""
 
 
 _DEFAULTS: RedisOptions = {
@@ -72,6 +77,7 @@ _DEFAULTS: RedisOptions = {
     "timeout": 10.0,
     "exactly_once": None,
     "name": None,
+    "on_error": None,
 }
 
 
@@ -99,6 +105,8 @@ class RedisSink(TransactionalSink):
             if self._options[name] <= 0:
                 raise ConfigurationError(f"{name} must be more than 0")
         self._commands = commands
+        self.on_error = sink_policy(type(self).__name__, self._options["on_error"])
+        self._app: Any = None
         self.written = 0
         self.errors = 0
         self._link: Link | None = None
@@ -109,6 +117,7 @@ class RedisSink(TransactionalSink):
         self._unsent_values = 0
         self._unsent_bytes = 0
         self._lock = asyncio.Lock()
+        self._settling = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._failures = Failures()
@@ -122,6 +131,11 @@ class RedisSink(TransactionalSink):
     def state(self) -> str:
         """The server's state: "connected", or "away" (also before ``open``)."""
         return self._link.state if self._link else "away"
+
+    @property
+    def circuit(self) -> str:
+        """Whether requests reach the server: "closed" (they do), "open" or "half-open"."""
+        return self._link.circuit.state if self._link else "closed"
 
     @property
     def retries(self) -> int:
@@ -168,6 +182,7 @@ class RedisSink(TransactionalSink):
                 f"{type(self).__name__} has no Redis URL; give the app one, "
                 'App(..., redis="redis://localhost:6379/0"), or the sink: url="redis://..."'
             )
+        self._app = app
         self._link = share_link(
             self, app, url, cluster=self._options["cluster"], timeout=self._options["timeout"]
         )
@@ -338,8 +353,8 @@ class RedisSink(TransactionalSink):
         Raises:
             Fenced: Another worker has claimed a partition since, or Redis has lost the claim
                 or earlier writes.
-            SinkError: Redis refused commands (a key of another type, say). The others are
-                applied, and the positions too.
+            SinkError: Redis refused commands (a key of another type, say), and ``on_error``
+                is ``stop``. The others are applied, and the positions too.
         """
         exact = self._exactly()
         try:
@@ -351,7 +366,9 @@ class RedisSink(TransactionalSink):
         if exact.failures.count:
             failures, exact.failures = exact.failures, Failures()
             self.errors += failures.count
-            raise failures.error("commands were refused")
+            await self._settle(failures)
+            # The offsets of what was refused are committed next.
+            await self._app.producer.flush()
 
     def discard(self) -> None:
         """Drop what isn't committed: its records are processed again."""
@@ -368,9 +385,12 @@ class RedisSink(TransactionalSink):
     async def flush(self) -> None:
         """Return when all that was accepted is written and answered by the server.
 
-        Waits while Redis is away. Raises :class:`SinkError` when the server refused commands
-        since the last flush (a key of another type, say; the other commands are applied), or
-        refuses the login (everything is kept for the next flush).
+        Waits while Redis is away. What the server refused since the last flush (a key of
+        another type, say; the other commands are applied) goes the way of ``on_error``.
+
+        Raises:
+            SinkError: That is ``stop``; or the server refuses the login (everything is kept
+                for the next flush).
         """
         self._opened()
         if self._exact is not None:
@@ -382,7 +402,14 @@ class RedisSink(TransactionalSink):
         if failures.count:
             if self._failures is failures:
                 self._failures = Failures()
-            raise failures.error("commands were refused")
+            await self._settle(failures)
+
+    async def _settle(self, failures: Failures) -> None:
+        error = failures.error("commands were refused")
+        where = f"{type(self).__name__} {self._opened().url}"
+        async with self._settling:  # by the first of those who wait for it
+            await settle(self._app, where, self.on_error, failures.refusals, error)
+            failures.refusals.clear()
 
     def _schedule(self) -> None:
         """Start sending now if a limit is reached, else within the linger time."""
@@ -469,7 +496,7 @@ class RedisSink(TransactionalSink):
                 again.append(mended)
             elif error is not None and not is_passing(error):
                 self.errors += 1
-                self._failures.add(explain(command, error))
+                self._failures.add(explain(command, error), command)
                 continue
             elif error is None and key not in keys:
                 continue
