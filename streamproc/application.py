@@ -13,6 +13,7 @@ from typing import Any
 import faust
 import mode.loop
 from faust.app.base import BootStrategy as FaustBootStrategy
+from mode.utils.imports import symbol_by_name
 from yarl import URL
 
 from streamproc.checkpoint import Checkpoint
@@ -250,6 +251,7 @@ class App(faust.App):  # type: ignore[misc]
         web.blueprints.add("", "streamproc.web.health:blueprint")
         if self.conf.web_tables_enabled:
             web.blueprints.add("", "streamproc.web.tables:blueprint")
+        web.web_app.middlewares.append(symbol_by_name("streamproc.web.guard:masked_errors"))
         return web
 
     def Worker(self, **options: Any) -> Any:
