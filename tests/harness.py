@@ -181,9 +181,26 @@ class KafkaClient:
             consumer.close()
         return {tp.partition: tp.offset for tp in offsets if tp.offset >= 0}
 
+    def reset_offsets(self, group: str, topic: str) -> None:
+        """Set a group's offsets to 0, as ``kafka-consumer-groups --reset-offsets`` does."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
+        try:
+            places = [TopicPartition(topic, part, 0) for part in range(self.partitions(topic))]
+            wait_for(lambda: _reset(consumer, places), 30, "the group has no members")
+        finally:
+            consumer.close()
+
     def total_committed(self, group: str, topic: str) -> int:
         """Return the sum of the committed offsets: how many records are done with."""
         return sum(self.committed(group, topic).values())
+
+
+def _reset(consumer: Consumer, places: list[TopicPartition]) -> bool:
+    try:
+        consumer.commit(offsets=places, asynchronous=False)
+    except KafkaException:  # a member that was killed counts until its session is over
+        return False
+    return True
 
 
 def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition] | None:

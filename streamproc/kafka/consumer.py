@@ -24,12 +24,12 @@ from aiokafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
-from aiokafka.structs import OffsetAndMetadata
 from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from streamproc.kafka.committed import Committed, read_committed_offset, with_tables
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, fetch_batches, follow_leaders
 from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
@@ -160,11 +160,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when it may be tried again or the partitions are gone."""
         assignment = self.assignment()
-        wanted = {
-            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
-            for tp, offset in offsets.items()
-            if tp in assignment
-        }
+        mine = {tp: offset for tp, offset in offsets.items() if tp in assignment}
+        wanted = with_tables(mine, self.app.tables.names_up_to(mine))
         try:
             await commit(self._ensure_consumer(), wanted, self._commit_timeout)
         except REFUSALS as exc:
@@ -236,6 +233,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             done |= ends if from_end else await consumer.beginning_offsets(begun)
         return {tp.partition for tp in wanted if done[tp] < ends[tp]}
 
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        """Return what the group has committed of ``partitions``."""
+        return dict(await self.call_thread(self._committed, partitions))
+
+    async def _committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        coordinator = self._ensure_consumer()._coordinator
+        wanted = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
+        found = await coordinator.fetch_committed_offsets(wanted)
+        return {
+            TP(*tp): read_committed_offset(each) for tp, each in found.items() if each.offset >= 0
+        }
+
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         """Ask the group, by committing ``known`` offsets again, whether it still counts us.
 
@@ -244,10 +253,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return bool(await self.call_thread(self._is_member, known))
 
     async def _is_member(self, known: Mapping[TP, int]) -> bool:
-        offsets = {
-            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
-            for tp, offset in known.items()
-        }
+        offsets = with_tables(known, self.app.tables.names_up_to(known))
         try:
             await commit(self._ensure_consumer(), offsets, self._commit_timeout)
         except REFUSALS:
@@ -593,6 +599,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             if offset is not None:
                 return await self._thread.is_member({tp: offset})
         return True
+
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        """Return what the group has committed of ``partitions``."""
+        return await self._thread.committed(partitions)
 
     def committed_offset(self, tp: TP) -> int | None:
         offset: int | None = self._committed_offset[tp]

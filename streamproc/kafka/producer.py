@@ -24,6 +24,7 @@ from faust.transport.producer import ProducerBuffer as FaustProducerBuffer
 from faust.types.tuples import FutureMessage
 
 from streamproc.errors import Fenced, ProducerError
+from streamproc.kafka.committed import with_tables
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import Headers
 from streamproc.kafka.transactions import GroupMember, TransactionalProducer
@@ -153,7 +154,8 @@ class Producer(driver.Producer):  # type: ignore[misc]
         """
         self._may_send.clear()
         try:
-            await self._ensure_producer().end(offsets, member)
+            names = self.app.tables.names_up_to(offsets)
+            await self._ensure_producer().end(with_tables(offsets, names), member)
         except ProducerFenced as exc:
             raise Fenced(
                 "The transaction was aborted by the broker: it took longer than "

@@ -306,7 +306,7 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         except (errors.UnknownError, errors.IncompatibleBrokerVersion, NotImplementedError) as exc:
             await self.stop()
             raise ConfigurationError(f"{NO_TRANSACTIONS} (it answered {exc!r})") from exc
-        versions = next((each._versions for each in self.client._conns.values()), {})
+        versions: Any = next((each._versions for each in self.client._conns.values()), {})
         for request in (TxnOffsetCommitRequest_v3, OffsetFetchRequest_v7):
             if versions.get(request.API_KEY, (0, 0))[1] < request.API_VERSION:
                 await self.stop()
@@ -329,7 +329,9 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         """True when there is something to commit or abort."""
         return self._txn_manager.state is not TransactionState.READY
 
-    async def end(self, offsets: Mapping[Any, int], member: GroupMember) -> None:
+    async def end(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], member: GroupMember
+    ) -> None:
         """Commit the transaction, with source offsets.
 
         Raises:
@@ -342,10 +344,7 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
                 # The group would take its offsets unchecked, as those of a client without a group.
                 raise Fenced(f"Group {member!s} has no such member any more")
             self.ensure_begun()
-            await self.send_offsets_to_transaction(
-                {TopicPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items()},
-                member,
-            )
+            await self.send_offsets_to_transaction(dict(offsets), member)
         if self.has_begun:
             await self.commit_transaction()
 

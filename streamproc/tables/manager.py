@@ -16,10 +16,11 @@ from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 
 from streamproc.errors import TableError
+from streamproc.kafka.committed import Committed
 from streamproc.tables.changelog import Applier, records_of
 from streamproc.tables.folder import InstanceFolder
 from streamproc.tables.recovery import Recovery
-from streamproc.tables.state import Flush
+from streamproc.tables.state import Flush, PartitionState
 from streamproc.tables.stores import MemoryStore, RocksStore, Store
 from streamproc.tables.table import Table
 
@@ -244,6 +245,69 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             open_states[partition] = table.new_state(partition, store)
         table.states = {part: open_states[part] for part in sorted(active)}
         table.standbys = {part: open_states[part] for part in sorted(standby)}
+
+    def names_up_to(self, offsets: Mapping[TP, int]) -> dict[TP, list[str]]:
+        """Return the tables whose state goes up to an offset that is to be committed."""
+        return {
+            tp: [
+                name
+                for name, table in self.items()
+                if not table.is_replicated
+                and tp.partition in table.states
+                and table.states[tp.partition].goes_up_to(tp.topic) >= offset
+            ]
+            for tp, offset in offsets.items()
+        }
+
+    def check_complete(self, committed: Mapping[TP, Committed]) -> None:
+        """See that tables go as far as when the group's offsets were committed.
+
+        Raises:
+            TableError: One doesn't: its changelog is lost, and so is its state.
+        """
+        for table in self.values():
+            for partition, state in table.states.items():
+                self.refuse_loss(table, partition, committed, state)
+
+    def refuse_loss(
+        self,
+        table: Table,
+        partition: int,
+        committed: Mapping[TP, Committed],
+        state: PartitionState | None = None,
+    ) -> None:
+        """See that the group counts on no more of a table than there is.
+
+        Args:
+            table: The table.
+            partition: Its partition.
+            committed: What the group has committed of the sources.
+            state: What there is; None: nothing, its changelog was made anew.
+
+        Raises:
+            TableError: It does.
+        """
+        for tp, found in committed.items():
+            if tp.partition != partition or table.name not in found.tables:
+                continue
+            end = state.goes_up_to(tp.topic) if state is not None else 0
+            if end < found.offset:
+                raise TableError(
+                    f"Table {table.name!r} went up to offset {found.offset} of "
+                    f"{tp.topic}/{partition}, and its changelog "
+                    f"{table.changelog_topic_name}/{partition} goes up to {end}: it was deleted, "
+                    f"truncated or restored from an older copy. {self._advice(tp)}"
+                )
+
+    def _advice(self, tp: TP) -> str:
+        reset = (
+            f"kafka-consumer-groups --group {self.app.conf.id} --topic {tp.topic} --reset-offsets"
+        )
+        return (
+            "With all workers stopped, restore it; or build the tables again from the source "
+            f"({reset} --to-earliest --execute); or go on without what is lost "
+            f"({reset} --to-current --execute)"
+        )
 
     def check_formats(self) -> None:
         """Read some entries of each table, so that a changed type is found at the start.

@@ -18,6 +18,7 @@ from mode import Service
 
 from streamproc.errors import StreamprocError
 from streamproc.kafka.changelogs import ChangelogReader
+from streamproc.kafka.committed import Committed
 from streamproc.kafka.fetch import RawBatch
 from streamproc.tables.changelog import Applier, common_positions
 
@@ -45,6 +46,8 @@ class Recovery(Service):  # type: ignore[misc]
         self._revoked_at: float | None = None
         self._rejoins = 0
         self._shrunk_until = 0.0
+        #: What the group has of the partitions assigned.
+        self._committed: dict[TP, Committed] = {}
         #: Seconds that processing stood still in the last rebalance.
         self.last_pause = 0.0
         super().__init__(**kwargs)
@@ -111,6 +114,8 @@ class Recovery(Service):  # type: ignore[misc]
             if not self._connected:
                 await self.reader.start(self)
                 self._connected = True
+            consumer = self.app.consumer
+            self._committed = await consumer.committed(consumer.assignment())
             self.app.in_recovery = True
             try:
                 catching_up = {**actives, **manager.only_replicated(followed)}
@@ -118,6 +123,7 @@ class Recovery(Service):  # type: ignore[misc]
             finally:
                 self.app.in_recovery = False
             self._finish(actives)
+            manager.check_complete(self._committed)
             manager.check_formats()
             await manager.write(manager.take_repairs())
             if self.app.exactly_once:
@@ -185,6 +191,7 @@ class Recovery(Service):  # type: ignore[misc]
         position, high_watermark = self.reader.position(tp), self.reader.high_watermark(tp)
         end = min(position or 0, high_watermark or 0)
         if end < state.changelog_offset:
+            self._refuse_loss(tp)
             self.log.warning(
                 "Changelog %s/%s ends at %s, before the %s that the local state has: it was "
                 "deleted or made anew. The state is rebuilt from it.",
@@ -201,6 +208,7 @@ class Recovery(Service):  # type: ignore[misc]
             tp = TP(raw.topic, raw.partition)
             applier = appliers[tp]
             if raw.offsets and raw.offsets[0] < applier.read_to:
+                self._refuse_loss(tp)
                 self.log.warning(
                     "Changelog %s/%s was made anew since the local state was written; the state "
                     "is rebuilt from it.",
@@ -219,6 +227,15 @@ class Recovery(Service):  # type: ignore[misc]
                 self.reader.seek(tp, 0)
                 continue
             applier.apply(raw)
+
+    def _refuse_loss(self, changelog: TP) -> None:
+        """Keep the local state, which may be all that is left, and stop.
+
+        Raises:
+            TableError: The group counts on what the changelog has lost.
+        """
+        table = self.manager._changelogs[changelog.topic]
+        self.manager.refuse_loss(table, changelog.partition, self._committed)
 
     def _report(self, appliers: dict[TP, Applier], pending: set[TP], seconds: float) -> None:
         done = sum(each.records for each in appliers.values())

@@ -138,6 +138,13 @@ class PartitionState(ABC):
 
     # -- checkpoint
 
+    def goes_up_to(self, topic: str) -> int:
+        """Return the offset of ``topic`` up to which updates are in it; 0 if that isn't known."""
+        offsets = (
+            offset for reader, offset in self.positions.items() if reader.partition("@")[0] == topic
+        )
+        return max(offsets, default=0)
+
     def flush(self, positions: dict[str, int]) -> Flush | None:
         """Take what a checkpoint has to write; None if there's nothing new.
 

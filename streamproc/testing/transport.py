@@ -18,6 +18,7 @@ from faust.types.tuples import RecordMetadata
 from mode import Service
 
 from streamproc.errors import Fenced
+from streamproc.kafka.committed import Committed
 from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
@@ -171,6 +172,10 @@ class MemoryGroup(Service):  # type: ignore[misc]
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         mine = {tp: offset for tp, offset in offsets.items() if tp in self._assignment}
         return self.connection.broker.commit(self.member, mine)
+
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        """Return nothing: nobody deletes changelogs in memory."""
+        return {}
 
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)

@@ -70,7 +70,16 @@ def counted(count):
     return dict(Counter(key for key, _ in words(count)))
 
 
-@pytest.mark.parametrize("left", ["kept", "deleted", "changelog anew", "all gone"])
+# The embedded broker keeps no metadata with offsets.
+@pytest.mark.parametrize(
+    "left",
+    [
+        "kept",
+        "deleted",
+        pytest.param("changelog anew", marks=pytest.mark.apache_only),
+        pytest.param("all gone", marks=pytest.mark.apache_only),
+    ],
+)
 def test_counts_are_exact_after_a_kill(left, counting, produce, kafka_client, wait_for):
     app = counting()
     produce(app.source, words(1000))
@@ -85,14 +94,17 @@ def test_counts_are_exact_after_a_kill(left, counting, produce, kafka_client, wa
         wait_for(lambda: not kafka_client.partitions(name), 20, "the changelog is gone")
         kafka_client.create_topic(4, name, {"cleanup.policy": "compact"})
     produce(app.source, words(300, 1000))
+    if left in ("changelog anew", "all gone"):
+        # Not taken for a new table: the group's offsets say that there was more.
+        stopped = app.start()
+        assert stopped.wait_end() != 0
+        assert "counts-changelog" in stopped.log
+        assert "was deleted, truncated or restored from an older copy" in stopped.log
+        kafka_client.reset_offsets(app.id, app.source)
     second = app.start(ready=True)
     app.wait_committed(kafka_client, app.source, 1300)
     expected = counted(1300)
-    if left in ("changelog anew", "all gone"):
-        expected = dict(Counter(key for key, _ in words(300, 1000)))
     wait_for(lambda: last_table(app, {second.pid}) == expected, 20, lambda: str(last_table(app)))
-    if left == "changelog anew":
-        assert "The state is rebuilt from it" in second.log or "made anew" in second.log
     # A rebuild from the changelog alone has the same.
     second.stop()
     shutil.rmtree(app.tables)
@@ -263,7 +275,9 @@ def test_partitions_that_stay_are_not_opened_again(counting, produce, kafka_clie
     wait_for(lambda: last_table(app, {first.pid}) == counted(800), 20)
 
 
-def test_a_damaged_database_is_rebuilt_from_the_changelog(counting, produce, kafka_client, wait_for):
+def test_a_damaged_database_is_rebuilt_from_the_changelog(
+    counting, produce, kafka_client, wait_for
+):
     app = counting(partitions=1)
     produce(app.source, words(10))
     first = app.start()
