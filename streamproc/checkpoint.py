@@ -226,9 +226,15 @@ class Checkpoint:
 
         A restart goes on from the last checkpoint.
         """
+        if self._abandoned:
+            return  # it stops already
         self._abandoned = True
         logger.error("The worker stops and goes back to its last checkpoint: %s", error)
         await self.app.crash(error)
+
+    def give_up(self) -> None:
+        """Begin no other checkpoint: the worker stops, and one that is under way hangs."""
+        self._abandoned = True
 
     async def halt(self, error: BaseException) -> None:
         """Abandon, and never return: the task that calls it ends with the worker."""

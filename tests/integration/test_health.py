@@ -49,7 +49,14 @@ SOURCE = """
     async def search():
         re.match(r"(a+)+$", "a" * 60 + "b")
 
-    TRAPS = {each.__name__: each for each in (hang, hang_for_good, sleep, block, search)}
+    async def crash():
+        await app.crash(RuntimeError("broken"))
+
+    async def go_on():
+        pass
+
+    traps = (hang, hang_for_good, sleep, block, search, crash, go_on)
+    TRAPS = {each.__name__: each for each in traps}
 
     @app.agent(topic, sink=[RedisHash("{key}")])
     async def agent(stream):
@@ -158,14 +165,17 @@ def trapped(worker, topic_factory, produce):
     return start
 
 
-def test_workers_that_hang_or_are_told_twice(trapped, kafka_client, wait_for):
+def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, wait_for):
+    redis = new_redis(start=False)
     hanging = trapped("hang", STALL="4", DRAIN="0.5")
     blocked = trapped("block", STALL="3")
     seized = trapped("search", STALL="1")
     told_twice = trapped("hang")
     deaf = trapped("hang_for_good", DRAIN="0.5")
+    broken = trapped("crash", DRAIN="0.5")
+    without_redis = trapped("go_on", REDIS_URL=redis.url)
 
-    for each in (told_twice, deaf):
+    for each in (told_twice, deaf, without_redis):
         each.worker.wait_log("TRAPPED")
         each.worker.send_signal(signal.SIGTERM)
 
@@ -192,6 +202,14 @@ def test_workers_that_hang_or_are_told_twice(trapped, kafka_client, wait_for):
 
     assert seized.worker.wait_end(15) == 1
     assert "in search" in seized.worker.log
+
+    assert broken.worker.wait_end(10) == 1
+    assert broken.last_line().endswith("exit code 1: broken")
+
+    # It doesn't wait for Redis to come back. What isn't there is processed again.
+    assert without_redis.worker.wait_end(15) == 0
+    assert "The last checkpoint did not end within 5.0 s" in without_redis.worker.log
+    assert kafka_client.total_committed(without_redis.group, without_redis.topic) == 0
 
     assert deaf.worker.wait_end(15) == 75
     assert "exit code 75: it got SIGTERM; it did not stop within 8.5 s" in deaf.worker.log
