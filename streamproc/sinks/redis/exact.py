@@ -5,11 +5,10 @@ What is said to the server, and why it is safe, is in :mod:`streamproc.sinks.red
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
@@ -17,11 +16,11 @@ from redis.exceptions import ResponseError
 from streamproc.errors import SinkError, SinkUnavailable
 from streamproc.sinks.redis.commands import Commands, keys_of
 from streamproc.sinks.redis.failures import Failures, explain
-from streamproc.sinks.redis.fence import Share, Write, hash_tag
+from streamproc.sinks.redis.fence import Share, fence_of, hash_tag
 from streamproc.sinks.redis.link import Channel, Link, is_passing
 from streamproc.sinks.redis.resp import Command, TransactionReplies, encode
 from streamproc.sinks.redis.templates import Template
-from streamproc.sinks.redis.values import Run
+from streamproc.sinks.shares import ShareWriter, Write, new_owner
 
 log = logging.getLogger(__name__)
 
@@ -30,102 +29,53 @@ T = TypeVar("T")
 _ABORTED = "EXECABORT Transaction discarded because of: "
 
 
-class ExactWriter:
+class ExactWriter(ShareWriter):
     """Keeps the results of each source partition apart, and writes them with the offsets.
 
     On a single server the partitions of a checkpoint share a transaction; on a cluster each
     has its own, on the node of its slot.
 
     Args:
+        sink: Whose results they are.
         link: The server.
         prototype: Makes commands of values; stays empty.
         prefix: What its fences are called, but for topic and partition: app and sink.
-        owner: Who writes: no other process and no other sink is called the same.
     """
 
     def __init__(
-        self, link: Link, prototype: Commands, *, prefix: tuple[str, str], owner: str
+        self, sink: object, link: Link, prototype: Commands, *, prefix: tuple[str, str]
     ) -> None:
+        super().__init__(partial(Share, owner=new_owner(), prototype=prototype))
+        self._sink = sink
         self._link = link
-        self._prototype = prototype
         self._app_id, self._name = prefix
-        self._owner = owner
         self._nodes = link.nodes()
-        self._shares: dict[int, Share] = {}
-        self._lock = asyncio.Lock()
         self.failures = Failures()
-        #: Values that the server has.
-        self.written = 0
-        #: By partition and reader, the offset up to which the server has the results.
-        self.claimed: dict[int, dict[str, int]] = {}
-
-    @property
-    def pending(self) -> int:
-        """Values accepted and not yet written."""
-        return sum(share.count for share in self._shares.values())
-
-    @property
-    def pending_bytes(self) -> int:
-        """About the bytes of what waits for a checkpoint."""
-        return sum(share.size for share in self._shares.values())
-
-    def add(self, partition: int, run: Run) -> list[SinkError]:
-        """Collect the results of a partition that is claimed; return those that don't fit."""
-        return self._shares[partition].collected.add(run)
-
-    @property
-    def has_taken(self) -> bool:
-        """True when something that was cut isn't written."""
-        return any(share.is_cut for share in self._shares.values())
-
-    def take(self, left_out: Collection[int]) -> None:
-        """Cut: what was collected until now belongs together, but for some partitions."""
-        for number, share in self._shares.items():
-            if number not in left_out:
-                share.cut()
-
-    def discard(self) -> None:
-        """Drop what isn't written, but for a write that was begun.
-
-        Nobody knows whether the server has applied that one. It is brought to its end
-        before the next one, and counts as done: its results aren't taken twice.
-        """
-        for share in self._shares.values():
-            share.discard()
-        self._note_claimed()
-
-    def _note_claimed(self) -> None:
-        self.claimed = {number: share.expected() for number, share in self._shares.items()}
 
     async def close(self) -> None:
         """Release connections."""
         await self._nodes.close()
 
-    # -- claims
-
-    async def claim(self, who: object, partitions: Collection[Any]) -> dict[int, dict[str, int]]:
-        """Own the partitions (TPs) from now on, and no others."""
-        topics: dict[int, list[str]] = {}
-        for tp in sorted(partitions):
-            topics.setdefault(tp.partition, []).append(tp.topic)
-        async with self._lock:
-            shares = {number: self._shares.get(number) or self._share(number) for number in topics}
-            claims = [
-                (share, {topic: self._fence(topic, number) for topic in topics[number]})
-                for number, share in shares.items()
-            ]
-            for group in self._groups(claims):
-                request = partial(self._claim, group)
-                await self._link.persist(who, request, lambda: self.pending)
-            self._shares = shares
-            self._note_claimed()
-            return self.claimed
-
-    def _share(self, partition: int) -> Share:
-        return Share(partition, self._owner, self._prototype)
-
     def _fence(self, topic: str, partition: int) -> str:
         return f"streamproc:{hash_tag(partition)}:{self._app_id}:{topic}:{self._name}"
+
+    async def _persist(self, request: Callable[[], Awaitable[None]]) -> None:
+        await self._link.persist(self._sink, request, lambda: self.pending)
+
+    async def _claim_all(self, shares: list[tuple[Share, list[str]]]) -> None:
+        claims = [
+            (share, {topic: self._fence(topic, share.partition) for topic in topics})
+            for share, topics in shares
+        ]
+        for group in self._groups(claims):
+            await self._persist(partial(self._claim, group))
+
+    async def _write_all(self, shares: list[Share]) -> None:
+        for group in self._groups(shares):
+            for share in group:
+                if self._nodes.is_cluster and share.under_way:
+                    self._drop_misplaced(share, share.under_way)
+            await self._persist(partial(self._attempt, group))
 
     def _groups(self, shares: list[T]) -> list[list[T]]:
         """Return what may be in one transaction."""
@@ -151,41 +101,12 @@ class ExactWriter:
                 for reason in [*replies.refused.values(), replies.failure]:
                     if reason:
                         raise ResponseError(reason)
-        fields = dict(zip(keys, map(_fields, found), strict=True))
+        fence = dict(zip(keys, map(fence_of, found), strict=True))
         for share, fences in claims:
-            share.on_claimed({topic: (key, fields[key]) for topic, key in fences.items()})
-
-    # -- writes
-
-    async def commit(self, who: object, positions: Mapping[int, Mapping[str, int]]) -> None:
-        """Write what was cut of these partitions, with the positions that it goes up to.
-
-        Raises:
-            Fenced: A partition was claimed by another worker since, or the server has lost
-                the claim or writes.
-            SinkError: The server refuses.
-        """
-        async with self._lock:
-            shares = [share for number, share in self._shares.items() if number in positions]
-            await self._settle(who, shares)  # left by a commit that was cancelled
-            for share in shares:
-                share.begin(positions[share.partition])
-                if self._nodes.is_cluster and share.under_way:
-                    self._drop_misplaced(share, share.under_way)
-            await self._settle(who, shares)
-
-    async def _settle(self, who: object, shares: list[Share]) -> None:
-        """Bring what is under way to its end."""
-        begun = [share for share in shares if share.under_way]
-        try:
-            for group in self._groups(begun):
-                request = partial(self._attempt, group)
-                await self._link.persist(who, request, lambda: self.pending)
-        finally:
-            self._note_claimed()
+            share.on_claimed({topic: (key, fence[key]) for topic, key in fences.items()})
 
     async def _attempt(self, group: list[Share]) -> None:
-        async with self._nodes.of(next(iter(group[0].fences))) as channel:
+        async with self._nodes.of(next(iter(group[0].numbers))) as channel:
             while begun := await self._look(channel, group):
                 commands: list[Command] = []
                 for share, write in begun:
@@ -208,7 +129,7 @@ class ExactWriter:
         missing = []
         for share in begun:
             count = len(share.fences) + 1
-            if share.is_applied(replies[:count]):
+            if share.is_there(replies[:count]):
                 self.written += share.on_applied().values
             elif share.under_way:
                 missing.append((share, share.under_way))
@@ -266,11 +187,6 @@ class ExactWriter:
                 f"{reasons[0]}; the user needs HSET, HMGET, HGETALL, HINCRBY, WATCH, UNWATCH, "
                 "MULTI and EXEC on keys streamproc:*"
             )
-
-
-def _fields(reply: list[bytes]) -> dict[str, str]:
-    texts = [text.decode() for text in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def stray_key(commands: Commands) -> Template | None:

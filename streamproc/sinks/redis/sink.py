@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from streamproc.errors import ConfigurationError, Fenced, SinkError, SinkUnavailable
+from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
 from streamproc.sinks.base import TransactionalSink
 from streamproc.sinks.redis.commands import Commands, key_of
 from streamproc.sinks.redis.exact import ExactWriter, stray_key, warn_of_eviction
@@ -30,7 +27,7 @@ from streamproc.sinks.redis.values import Run
 from streamproc.sinks.refusals import settle, sink_policy
 from streamproc.streams.agent import open_in_agent
 from streamproc.streams.policies import Policy
-from streamproc.tables.place import Place, current_place
+from streamproc.tables.place import current_place
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -218,8 +215,7 @@ class RedisSink(TransactionalSink):
                 f"hash tag: '{{{{p{{partition}}}}}}:{stray.text}', or set exactly_once=False"
             )
         reserve_name(self, app, url, self.name)
-        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
-        self._exact = ExactWriter(link, self._commands, prefix=(app_id, self.name), owner=owner)
+        self._exact = ExactWriter(self, link, self._commands, prefix=(app_id, self.name))
         self.is_transactional = True
 
     async def close(self) -> None:
@@ -285,7 +281,7 @@ class RedisSink(TransactionalSink):
         if self._exact is None:
             misfits = await self._accept(run)
         else:
-            misfits = self._accept_exactly(self._exact, place, run)
+            misfits = self._exact.accept(self, place, run)
         if misfits:
             self.errors += len(misfits)
             failures = Failures()
@@ -308,25 +304,6 @@ class RedisSink(TransactionalSink):
             self._schedule()
         return misfits
 
-    def _accept_exactly(self, exact: ExactWriter, place: Place | None, run: Run) -> list[SinkError]:
-        if place is None or place.partition < 0:
-            raise SinkError(
-                f"{type(self).__name__} can't write exactly once what isn't made of records of one "
-                "source partition: write it from an agent with such records in hand, or give the "
-                "sink exactly_once=False"
-            )
-        if self.is_replay(place):
-            return []
-        if place.partition not in exact.claimed:
-            if exact.claimed:
-                raise Fenced(f"partition {place.partition} isn't this worker's any more")
-            raise SinkError(
-                f"{self!r} has claimed no partitions yet: name it as sink= of an agent or in a "
-                "flow, so that it is open before records come"
-            )
-        place.wrote = True
-        return exact.add(place.partition, run)
-
     # -- exactly once ---------------------------------------------------------------------
 
     @property
@@ -336,7 +313,7 @@ class RedisSink(TransactionalSink):
 
     async def claim(self, partitions: Collection[Any]) -> Mapping[int, Mapping[str, int]]:
         """Own the results of source partitions from now on; waits while Redis is away."""
-        return await self._exactly().claim(self, partitions)
+        return await self._exactly().claim(partitions)
 
     @property
     def has_taken(self) -> bool:
@@ -360,7 +337,7 @@ class RedisSink(TransactionalSink):
         try:
             if not self._ready:
                 await self._opened().persist(self, self._get_ready_late, lambda: self.pending)
-            await exact.commit(self, positions)
+            await exact.commit(positions)
         finally:
             self.written = exact.written
         if exact.failures.count:

@@ -1,0 +1,121 @@
+"""Counters and lists in Redis are exact, whatever ends the workers that write them."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from conftest import KAFKA_KIND
+
+# On Apache Kafka all is exact, on the embedded broker just what is in Redis.
+APP = f"""
+    import os
+    import streamproc as faust
+    from streamproc.sinks import RedisCounter, RedisList
+
+    class Item(faust.Record):
+        n: int
+        name: str
+
+    app = faust.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        redis=os.environ["REDIS_URL"],
+        processing_guarantee="{"exactly_once" if KAFKA_KIND == "apache" else "at_least_once"}",
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.3,
+        topic_disable_leader=True,
+    )
+    source = app.topic(os.environ["TOPIC"], value_type=Item)
+    totals = RedisCounter("total:{{name}}", amount="n", exactly_once=True)
+    numbers = RedisList("n:{{{{p{{partition}}}}}}", value="n", exactly_once=True)
+    batches = RedisCounter("batches", amount="n", exactly_once=True)
+
+    @app.agent(source, sink=[totals])
+    async def count(items):
+        async for item in items:
+            yield item
+
+    @app.agent(source)
+    async def note(items):
+        async for item in items:
+            await numbers.write([item])
+
+    @app.agent(source)
+    async def sum_up(items):
+        async for batch in items.batches():
+            await batches.write([{{"n": len(batch)}}])
+
+    @app.task
+    async def open_sinks():
+        await app.open_sink(numbers)
+        await app.open_sink(batches)
+"""
+
+NAMES = 7
+
+
+class Feed(threading.Thread):
+    """Goes on producing."""
+
+    def __init__(self, produce, topic):
+        super().__init__(daemon=True)
+        self.produce, self.topic = produce, topic
+        self.count = 0
+        self._stopped = threading.Event()
+
+    def run(self):
+        while not self._stopped.is_set():
+            numbers = range(self.count, self.count + 300)
+            records = [(str(n), {"n": n, "name": f"s{n % NAMES}"}) for n in numbers]
+            self.produce(self.topic, records)
+            self.count += 300
+            time.sleep(0.05)
+
+    def finish(self):
+        self._stopped.set()
+        self.join()
+        return self.count
+
+
+def test_exact_whatever_ends_a_worker(
+    worker, topic_factory, produce, wait_for, redis_client, consume_all
+):
+    topic = topic_factory(partitions=4)
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic}
+    feed = Feed(produce, topic)
+    first, second = worker(APP, env=env), worker(env=env)
+    feed.start()
+    first.wait_ready()
+    second.wait_ready()
+
+    def counted():
+        return int(redis_client.get("batches") or 0)
+
+    def wait_for_more():
+        before = counted()
+        wait_for(lambda: counted() > before + 1000, 60, "more results")
+
+    wait_for_more()
+    first.kill()
+    third = worker(env=env)
+    wait_for_more()
+    second.stop()
+    assert second.exit_code == 0
+    wait_for_more()
+    third.kill()
+    last = worker(env=env)
+    count = feed.finish()
+    wait_for(lambda: counted() >= count, 60, lambda: f"all {count}, there are {counted()}")
+    last.stop()
+    assert last.exit_code == 0
+    assert counted() == count
+    expected = {f"total:s{k}": str(sum(range(k, count, NAMES))) for k in range(NAMES)}
+    assert {key: redis_client.get(key) for key in expected} == expected
+    sent = {}
+    for record in consume_all(topic, at_least=count):
+        sent.setdefault(record.partition, []).append(record.json()["n"])
+    for partition, numbers in sent.items():
+        stored = redis_client.lrange(f"n:{{p{partition}}}", 0, -1)
+        assert [int(n) for n in stored] == numbers
