@@ -33,6 +33,7 @@ from streamproc.records.columns import (
     single,
     unchanged,
 )
+from streamproc.records.pickles import refuse_pickle
 from streamproc.records.record import METADATA, Record, coercion_hook, encode_unknown
 
 Encoder = Callable[[Any], bytes | None]
@@ -279,10 +280,7 @@ def find_codec(name: str) -> Codec | None:
     Raises:
         ConfigurationError: It is pickle, which runs code that comes with the data.
     """
-    if "pickle" in name:
-        raise ConfigurationError(
-            "The pickle serializer runs code found in messages and is refused; use json"
-        )
+    refuse_pickle(name)
     if name not in _codecs:
         for entry_point in entry_points(group="streamproc.codecs", name=name):
             register_codec(name, entry_point.load()())

@@ -12,7 +12,10 @@ from faust.serializers.registry import Registry as FaustRegistry
 
 from streamproc.errors import DecodeError
 from streamproc.records.codecs import decode, encode
+from streamproc.records.pickles import disarm_pickle
 from streamproc.records.record import Record
+
+disarm_pickle()
 
 
 def is_record(declared: Any) -> bool:

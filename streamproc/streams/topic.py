@@ -13,6 +13,7 @@ from faust import Schema
 from streamproc.kafka.fetch import Headers
 from streamproc.kafka.progress import Delivery, Progress
 from streamproc.records.codecs import find_codec
+from streamproc.records.pickles import refuse_pickle
 from streamproc.records.times import EventTimes
 from streamproc.streams.decode import DeliveryDecoder
 from streamproc.streams.spans import Span
@@ -40,6 +41,16 @@ class Topic(faust.topics.Topic):  # type: ignore[misc]
     _decoder: DeliveryDecoder | None = None
     _event_stream: Any = None
     _shared: Span | None = None
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        schema = self.schema
+        models = (getattr(t, "_options", None) for t in (schema.key_type, schema.value_type))
+        refuse_pickle(
+            *(schema.key_serializer, schema.value_serializer),
+            *(app.conf.key_serializer, app.conf.value_serializer),
+            *(getattr(model, "serializer", None) for model in models),
+        )
 
     def clone_using_queue(self, queue: Any) -> Any:
         channel = super().clone_using_queue(queue)
