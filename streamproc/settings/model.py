@@ -231,6 +231,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replication: Annotated[
         int, Positive, Meta(description="Replicas of topics that the application creates.")
     ] = 1
+    stall_timeout: Annotated[
+        Annotated[float, Positive] | None,
+        Meta(
+            description="Seconds in which no record is finished, though some wait, after which a "
+            "worker ends itself; `null` for never."
+        ),
+    ] = 120.0
+    drain_timeout: Annotated[
+        float,
+        Positive,
+        Meta(description="Seconds that agents have to finish the records in hand, at a stop."),
+    ] = 20.0
+    ready_max_lag: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Most records that may wait for a worker that is ready."),
+    ] = None
     session_timeout: Annotated[
         float,
         Positive,
