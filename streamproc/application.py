@@ -53,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 _LOOPBACK = "127.0.0.1"
-_ALL_ADDRESSES = ("0.0.0.0", "::", "")
+_ALL_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 - those that are warned of
 
 
 def _web_defaults(options: dict[str, Any]) -> dict[str, str]:

@@ -118,7 +118,8 @@ class Program:
         }
         other_source = others(scope, self._placed, self._width, results, types)
         self.source = f"{loop_source.text}\n{other_source}"
-        exec(compile(self.source, "<streamproc aggregations>", "exec"), scope.names)
+        # Of the aggregates in the user's code, not of data: those are its arguments.
+        exec(compile(self.source, "<streamproc aggregations>", "exec"), scope.names)  # noqa: S102
         self._update: Callable[..., None] = scope.names["update"]
         self.new: Callable[[], Accumulator] = scope.names["new"]
         self._merge: Callable[[Accumulator, Accumulator], Accumulator] = scope.names["merge"]

@@ -136,6 +136,8 @@ def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
         return annotation
     module = sys.modules.get(namespace.get("__module__", ""))
     try:
-        return eval(annotation, dict(vars(module)) if module else {}, dict(namespace))
+        # Written in the user's classes, as typing.get_type_hints() takes them.
+        names = dict(vars(module)) if module else {}
+        return eval(annotation, names, dict(namespace))  # noqa: S307
     except (NameError, AttributeError, TypeError, SyntaxError):
         return annotation
