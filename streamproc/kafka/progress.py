@@ -185,7 +185,9 @@ class Progress:
 
     def _is_cut(self, last: RawBatch) -> bool:
         """True when a cut is between ``last`` and the run that follows it."""
-        ends, begins = last.next_offset, self._backlog[0].next_offset
+        # A cut may be in the gap that control records leave, behind which the next offset is.
+        ends = last.offsets[-1] + 1 if last.offsets else last.next_offset
+        begins = self._backlog[0].next_offset
         if self._backlog[0].offsets:
             begins = self._backlog[0].offsets[0]
         return any(ends <= cut <= begins for cut in self.cuts)

@@ -136,3 +136,30 @@ def test_records_come_out_once_and_in_order(lengths, max_records):
         seen += delivery.offsets
         assert [int(value) for value in delivery.raw_values] == delivery.offsets
     assert seen == expected
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=8), min_size=1, max_size=6),
+    st.integers(1, 30),
+    st.sets(st.integers(0, 40), max_size=3),
+)
+def test_no_delivery_goes_over_a_cut(gaps_of_runs, max_records, cuts):
+    """Gaps are where control records are; a cut may be in one, inside of a run or between two."""
+    progress = Progress(TP0)
+    progress.cuts = sorted(cuts)
+    offset = 0
+    expected = []
+    for gaps in gaps_of_runs:
+        offsets = []
+        for gap in gaps:
+            offset += gap
+            offsets.append(offset)
+        expected += offsets
+        offset += 1
+        progress.add(raw(offsets, next_offset=offset))
+    seen = []
+    while progress.has_backlog:
+        offsets = progress.take(max_records).offsets
+        assert not any(offsets[0] < cut <= offsets[-1] for cut in cuts if offsets)
+        seen += offsets
+    assert seen == expected
