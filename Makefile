@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test test-kafka faults bench bench-peers lint java clean
+.PHONY: help venv setup demo test test-kafka faults bench bench-peers lint audit java clean
 
 help:
 	@echo "make demo        install, start Kafka and Redis, run the reference app on sample data"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench       measure side by side with Faust and a loop by hand"
 	@echo "make bench-peers install Bytewax and Quix Streams, which bench then measures too"
 	@echo "make lint        ruff and mypy"
+	@echo "make audit       look for known vulnerabilities in what is installed (needs pypi.org)"
 	@echo "make setup       only install, for development"
 	@echo "make clean       remove what these made"
 
@@ -53,6 +54,13 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Apart from the rest, as bench-peers. Strict: a package that could not be looked up is no pass.
+audit: $(VENV)/.installed-demo
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip list --format freeze --exclude-editable > $(VENV)/installed.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 clean:
 	rm -rf $(VENV) .streamproc .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers
