@@ -236,6 +236,10 @@ class Checkpoint:
         """Begin no other checkpoint: the worker stops, and one that is under way hangs."""
         self._abandoned = True
 
+    def close(self) -> None:
+        """Commit nothing more: the worker stops, and its sinks are closed next."""
+        self._abandoned = True
+
     async def halt(self, error: BaseException) -> None:
         """Abandon, and never return: the task that calls it ends with the worker."""
         await self.abandon(error)
@@ -288,6 +292,7 @@ class Checkpoint:
         for sink in self._transactional:
             sink.discard()
         self.app.tables.roll_back()
+        self.app.dead_letters.forget()
         self.is_void = False
 
     # -- at an assignment

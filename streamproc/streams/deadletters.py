@@ -55,13 +55,17 @@ class DeadLetters:
         self._undecoded: dict[TP, set[int]] = {}
         self._generation = -1
 
+    def forget(self) -> None:
+        """Send letters again when their records are read again: those before don't count."""
+        self._undecoded.clear()
+
     async def send_undecoded(
         self, delivery: Delivery, row: int, stage: str, error: BaseException
     ) -> None:
         """Send a record that doesn't decode, once for all agents that read its topic."""
         if self._generation != self.app.consumer_generation_id:
             self._generation = self.app.consumer_generation_id
-            self._undecoded.clear()
+            self.forget()
         sent = self._undecoded.setdefault(delivery.progress.tp, set())
         offset = delivery.offsets[row]
         if offset in sent:
