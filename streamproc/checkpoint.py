@@ -19,7 +19,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from streamproc.errors import Fenced, ProducerError, SinkBehind, SinkError, StreamprocError
+from streamproc.errors import (
+    Fenced,
+    ProducerError,
+    SinkBehind,
+    SinkError,
+    StreamprocError,
+    TransactionAborted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -250,13 +257,15 @@ class Checkpoint:
 
         Returns at once. Streams end their records in hand, of which nothing counts.
         """
+        if self._going_back is not None and not self._going_back.done():
+            return
         self.make_void()
-        if isinstance(error, Fenced):
+        is_fenced = isinstance(error, Fenced) and not isinstance(error, TransactionAborted)
+        if is_fenced:
             logger.warning("%s. What was done since the last checkpoint is left to others", error)
         else:
             logger.warning("Going back to the last checkpoint: %s", error)
-        if self._going_back is None or self._going_back.done():
-            self._going_back = asyncio.ensure_future(self._go_back(isinstance(error, Fenced)))
+        self._going_back = asyncio.ensure_future(self._go_back(is_fenced))
 
     def make_void(self) -> None:
         """Let nothing count that was done since the last checkpoint."""
@@ -280,7 +289,8 @@ class Checkpoint:
                 await self.clear()
                 await app.consumer.rewind()
                 app.consumer.resume_flow()
-        except StreamprocError as exc:
+        except Exception as exc:
+            logger.exception("The last checkpoint can't be gone back to: %r", exc)
             await self.abandon(exc)
 
     async def clear(self) -> None:

@@ -58,6 +58,10 @@ class Fenced(StreamprocError):
     """Another worker owns the partitions: what was done since the last checkpoint is void."""
 
 
+class TransactionAborted(Fenced):
+    """The transaction came to nothing, but the partitions are still the worker's."""
+
+
 class ProducerError(StreamprocError):
     """Records sent to Kafka were not acknowledged; their source offsets are not committed."""
 

@@ -23,7 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.transport.producer import ProducerBuffer as FaustProducerBuffer
 from faust.types.tuples import FutureMessage
 
-from streamproc.errors import Fenced, ProducerError
+from streamproc.errors import ProducerError, TransactionAborted
 from streamproc.kafka.committed import with_tables
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import Headers
@@ -148,24 +148,27 @@ class Producer(driver.Producer):  # type: ignore[misc]
         """Commit what was sent, and the source ``offsets`` that it came from, at once.
 
         Raises:
-            Fenced: The group has given the partitions to others, or the transaction was
-                aborted (it took longer than its time-out).
+            Fenced: The group has given the partitions to others.
+            TransactionAborted: The broker has ended it before, by its time-out.
             ProducerError: It isn't known whether it was committed.
         """
         self._may_send.clear()
+        producer = self._ensure_producer()
         try:
             names = self.app.tables.names_up_to(offsets)
-            await self._ensure_producer().end(with_tables(offsets, names), member)
+            await producer.end(with_tables(offsets, names), member)
         except ProducerFenced as exc:
-            raise Fenced(
+            raise TransactionAborted(
                 "The transaction was aborted by the broker: it took longer than "
                 f"transaction_timeout ({self.app.transaction_timeout:g} s), or another worker has "
-                "the same transactional id"
+                "the same group_instance_id"
             ) from exc
         except KafkaError as exc:
             raise ProducerError(f"The transaction could not be committed: {exc!r}") from exc
         finally:
             self._may_send.set()
+        if producer.is_in_doubt:
+            await self._renew()
 
     async def on_stop(self) -> None:
         """Disconnect; a transaction that is open counts for nothing, and is aborted now."""
@@ -175,10 +178,16 @@ class Producer(driver.Producer):  # type: ignore[misc]
         await super().on_stop()
 
     async def abort_transaction(self) -> None:
-        """Void what was sent since the last transaction ended.
+        """Void what was sent since the last transaction ended."""
+        await self._renew()
+        self._unacknowledged.clear()
+        self._failure = None
 
-        A new producer with the same transactional id takes over: that ends an open
-        transaction whatever state the old one is in, and fences it.
+    async def _renew(self) -> None:
+        """Let a new producer with the same transactional id take over.
+
+        That ends an open transaction whatever state the old one is in, and fences all that
+        is still on its way.
         """
         old = self._ensure_producer()
         self._may_send.clear()
@@ -186,8 +195,6 @@ class Producer(driver.Producer):  # type: ignore[misc]
             self._producer = await self._connect()
         finally:
             self._may_send.set()
-        self._unacknowledged.clear()
-        self._failure = None
         await old.drop()
 
     # -- sending

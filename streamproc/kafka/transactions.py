@@ -31,7 +31,7 @@ from aiokafka.protocol.types import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streamproc.errors import ConfigurationError, Fenced
+from streamproc.errors import ConfigurationError, Fenced, TransactionAborted
 
 #: What the group answers to one that it doesn't count as the partitions' owner.
 REFUSED = {
@@ -273,6 +273,24 @@ class MemberOffsetCommitHandler(TxnOffsetCommitHandler):  # type: ignore[misc]
         return backoff
 
 
+class WatchedClient:
+    """aiokafka's client, noting whether a request was left without an answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.is_in_doubt = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._client.send(*args, **kwargs)
+        except BaseException:
+            self.is_in_doubt = True
+            raise
+
+
 class MemberSender(Sender):  # type: ignore[misc]
     """aiokafka's sender, with offsets committed by a member of the group."""
 
@@ -286,8 +304,9 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._watched = WatchedClient(self.client)
         self._sender = MemberSender(
-            self.client,
+            self._watched,
             acks=-1,
             txn_manager=self._txn_manager,
             message_accumulator=self._message_accumulator,
@@ -316,13 +335,24 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         """Be in a transaction.
 
         Raises:
-            Fenced: The last one has failed, and is to be aborted.
+            TransactionAborted: The last one has failed, and is to be aborted.
         """
         state = self._txn_manager.state
         if state is TransactionState.READY:
             self._txn_manager.begin_transaction()
         elif state is not TransactionState.IN_TRANSACTION:
-            raise Fenced(f"The transaction can't be used any more ({state.name.lower()})")
+            raise TransactionAborted(
+                f"The transaction can't be used any more ({state.name.lower()})"
+            )
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """True when a request was left without an answer, and may still reach the broker.
+
+        It would be taken for one of a later transaction: nothing in the protocol orders them
+        but the producer's epoch (Jepsen on Bufstream 0.1.0, 2024; KIP-890).
+        """
+        return self._watched.is_in_doubt
 
     @property
     def has_begun(self) -> bool:
@@ -354,7 +384,7 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         task = self._sender.sender_task
         if task is not None:
             task.cancel()
-        self._message_accumulator.fail_all(Fenced("The transaction was aborted"))
+        self._message_accumulator.fail_all(TransactionAborted("The transaction was aborted"))
         waiter = self._txn_manager._transaction_waiter
         if waiter is not None and waiter.done() and not waiter.cancelled():
             waiter.exception()  # else the loop says that nobody has looked at it

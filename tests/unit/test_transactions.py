@@ -1,0 +1,176 @@
+"""What transactions rely on in aiokafka, and what goes over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from types import SimpleNamespace
+
+import pytest
+from aiokafka.errors import (
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+    RequestTimedOutError,
+)
+from aiokafka.producer import sender
+from aiokafka.producer.transaction_manager import TransactionManager, TransactionState
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
+
+from streamproc.errors import Fenced, TransactionAborted
+from streamproc.kafka import transactions
+from streamproc.kafka.committed import MOST_BYTES, read_committed_offset, with_tables
+from streamproc.kafka.transactions import (
+    GroupMember,
+    MemberOffsetCommitHandler,
+    MemberOffsetCommitRequest,
+    OffsetFetchRequest_v7,
+    StableOffsetFetchRequest,
+    TransactionalProducer,
+    TxnOffsetCommitRequest_v3,
+    WatchedClient,
+    fetch_stable_offsets,
+)
+
+MEMBER = GroupMember("group", 7, "member-1", None)
+VERSIONS = {28: (0, 5), 9: (1, 9)}
+
+
+def in_transaction():
+    manager = TransactionManager("id", 10_000)
+    manager.set_pid_and_epoch(11, 2)
+    manager.begin_transaction()
+    return manager
+
+
+async def test_offsets_are_committed_in_the_name_of_the_member():
+    manager = in_transaction()
+    offsets = {TopicPartition("t", 3): OffsetAndMetadata(42, "tables:a")}
+    manager.add_offsets_to_txn(offsets, MEMBER)
+    handler = MemberOffsetCommitHandler(
+        SimpleNamespace(_txn_manager=manager, _retry_backoff=0.1), offsets, MEMBER
+    )
+    request = handler.create_request().prepare(VERSIONS)
+    decoded = TxnOffsetCommitRequest_v3.decode(request.encode())
+    assert (decoded.group_id, decoded.generation_id, decoded.member_id) == ("group", 7, "member-1")
+    assert (decoded.transactional_id, decoded.producer_id, decoded.producer_epoch) == ("id", 11, 2)
+    assert decoded.topics == [("t", [(3, 42, -1, "tables:a", {})], {})]
+
+
+@pytest.mark.parametrize("code", [22, 25, 82])
+async def test_what_the_group_refuses_is_fenced(code):
+    manager = in_transaction()
+    offsets = {TopicPartition("t", 0): OffsetAndMetadata(1, "")}
+    committed = manager.add_offsets_to_txn(offsets, MEMBER)
+    handler = MemberOffsetCommitHandler(
+        SimpleNamespace(_txn_manager=manager, _retry_backoff=0.1), offsets, MEMBER
+    )
+    handler.handle_response(SimpleNamespace(errors=[("t", [(0, code, {})], {})]))
+    with pytest.raises(Fenced, match="refuses this worker"):
+        await committed
+    assert manager.state is TransactionState.ABORTABLE_ERROR
+    manager._transaction_waiter.exception()
+
+
+async def test_what_the_group_takes_is_committed():
+    manager = in_transaction()
+    offsets = {TopicPartition("t", 0): OffsetAndMetadata(1, "")}
+    committed = manager.add_offsets_to_txn(offsets, MEMBER)
+    handler = MemberOffsetCommitHandler(
+        SimpleNamespace(_txn_manager=manager, _retry_backoff=0.1), offsets, MEMBER
+    )
+    assert handler.handle_response(SimpleNamespace(errors=[("t", [(0, 0, {})], {})])) is None
+    assert committed.done()
+
+
+class Coordinator:
+    group_id = "group"
+
+    def __init__(self, *codes):
+        self.codes = list(codes)
+        self.is_dead = False
+
+    async def _send_req(self, request):
+        asked = OffsetFetchRequest_v7.decode(request.prepare(VERSIONS).encode())
+        assert asked.require_stable
+        assert asked.topics == [("t", [0, 1], {})]
+        parts = [(0, 5, -1, "note", self.codes[0], {}), (1, -1, -1, "", 0, {})]
+        return SimpleNamespace(topics=[("t", parts, {})], error_code=0)
+
+    def coordinator_dead(self):
+        self.is_dead = True
+
+
+async def test_stable_offsets_are_fetched():
+    wanted = [TopicPartition("t", 0), TopicPartition("t", 1)]
+    found = await fetch_stable_offsets(Coordinator(0), wanted)
+    assert found == {TopicPartition("t", 0): OffsetAndMetadata(5, "note")}
+    with pytest.raises(GroupLoadInProgressError) as unstable:
+        await fetch_stable_offsets(Coordinator(transactions.UNSTABLE_OFFSET_COMMIT), wanted)
+    assert unstable.value.retriable
+    moved = Coordinator(NotCoordinatorForGroupError.errno)
+    with pytest.raises(NotCoordinatorForGroupError):
+        await fetch_stable_offsets(moved, wanted)
+    assert moved.is_dead
+
+
+def test_requests_of_brokers_that_are_too_old_are_refused():
+    for request in (MemberOffsetCommitRequest(), StableOffsetFetchRequest("g", [])):
+        with pytest.raises(NotImplementedError):
+            request.prepare({28: (0, 2), 9: (0, 6)})
+
+
+async def test_a_request_without_an_answer_leaves_doubt():
+    class Client:
+        loop = "its"
+
+        async def send(self, *args, **kwargs):
+            raise RequestTimedOutError
+
+    watched = WatchedClient(Client())
+    assert watched.loop == "its"
+    assert not watched.is_in_doubt
+    with pytest.raises(RequestTimedOutError):
+        await watched.send(1, None)
+    assert watched.is_in_doubt
+
+
+async def test_a_failed_transaction_takes_nothing_more():
+    producer = TransactionalProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+    try:
+        manager = producer._txn_manager
+        manager.set_pid_and_epoch(1, 1)
+        assert not producer.has_begun
+        producer.ensure_begun()
+        producer.ensure_begun()
+        assert producer.has_begun
+        with pytest.raises(Fenced, match="no such member"):
+            await producer.end(
+                {TopicPartition("t", 0): OffsetAndMetadata(1, "")}, GroupMember("g", -1, "")
+            )
+        manager.error_transaction(RuntimeError("lost"))
+        with pytest.raises(TransactionAborted, match="abortable_error"):
+            producer.ensure_begun()
+        assert producer._sender.client is producer._watched
+    finally:
+        await producer.drop()
+    await asyncio.sleep(0)
+
+
+def test_aiokafka_asks_the_sender_as_we_think():
+    source = inspect.getsource(sender.Sender._maybe_do_transactional_request)
+    assert "_do_txn_offset_commit(offsets, group_id)" in source
+    assert "class TxnOffsetCommitHandler(BaseHandler)" in inspect.getsource(sender)
+
+
+def test_offsets_name_the_tables_that_go_up_to_them():
+    tp = TP("t", 0)
+    (offset,) = with_tables({tp: 5}, {tp: ["b", "a"]}).values()
+    assert read_committed_offset(offset) == (5, {"a", "b"})
+    (bare,) = with_tables({tp: 5}, {}).values()
+    assert read_committed_offset(bare) == (5, frozenset())
+    assert read_committed_offset(OffsetAndMetadata(5, "of another client")) == (5, frozenset())
+    many = [f"table-{n:04}" for n in range(1000)]
+    (cut,) = with_tables({tp: 5}, {tp: many}).values()
+    assert len(cut.metadata) <= MOST_BYTES
+    assert read_committed_offset(cut).tables < set(many)
