@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import streamproc
 from streamproc.errors import SinkUnavailable
+from streamproc.health import EXIT_STALLED, EXIT_UNCLEAN
 from streamproc.health.sinks import SinkProbe
+from streamproc.health.status import _CHECKS
+from streamproc.health.worker import STOP_MARGIN
 from streamproc.testing import TestDriver
 from streamproc.testing.transport import MemoryGroup
 from streamproc.web.cluster import NotNow
@@ -294,3 +298,12 @@ async def test_sinks_are_asked_also_when_nothing_is_written():
     assert probe.away == {sink: "The server is away"}
     await probe.ask()
     assert probe.away == {}
+
+
+def test_the_page_about_operations_has_every_check_and_exit_code():
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    for check in _CHECKS:
+        assert f"\n| `{check}` |" in page
+    for code in (EXIT_STALLED, EXIT_UNCLEAN):
+        assert f"\n| {code} |" in page
+    assert f"`drain_timeout` and {STOP_MARGIN:g} s" in page
