@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from aiokafka.errors import ProducerFenced
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
 from streamproc.errors import Fenced, ProducerError
@@ -19,6 +20,7 @@ from streamproc.kafka.transactions import GroupMember
 #: Order of arrival of what no reader of committed records has seen yet.
 UNSEEN = -1
 
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 Later = Callable[[float, Callable[[], None]], Any]
 
 
@@ -38,7 +40,7 @@ class Transaction:
         self.state = State.OPEN
         #: Where it has begun in each partition that it wrote to.
         self.firsts: dict[Log, int] = {}
-        self.offsets: dict[TP, int] = {}
+        self.offsets: dict[TP, OffsetAndMetadata] = {}
 
 
 class Session:
@@ -136,6 +138,8 @@ class MemoryBroker:
     ) -> None:
         self.topics: dict[str, list[Log]] = {}
         self.committed: dict[TP, int] = {}
+        #: The same with what was noted beside.
+        self.found: dict[TP, OffsetAndMetadata] = {}
         #: The group's generation, and who is in it.
         self.generation = 0
         self.members: set[str] = set()
@@ -247,8 +251,8 @@ class MemoryBroker:
         transaction = self._transaction(session)
         if not self.is_member(member):
             raise Fenced(f"Group {member!s} refuses this worker: its generation is over")
-        transaction.offsets.update(offsets)
-        for tp in offsets:
+        transaction.offsets.update({TP(*tp): each for tp, each in offsets.items()})
+        for tp in transaction.offsets:
             self._unstable.setdefault(tp, set()).add(transaction)
 
     def end(self, session: Session, *, commit: bool) -> None:
@@ -286,7 +290,7 @@ class MemoryBroker:
         for tp in transaction.offsets:
             self._unstable[tp].discard(transaction)
         if transaction.state is State.COMMITTED:
-            self.committed.update(transaction.offsets)
+            self._keep(transaction.offsets)
         self._wake()
 
     # -- the group
@@ -298,12 +302,16 @@ class MemoryBroker:
         self.members = {member_id}
         return self.generation, member_id
 
-    def commit(self, member: GroupMember, offsets: Mapping[TP, int]) -> bool:
+    def commit(self, member: GroupMember, offsets: Offsets) -> bool:
         """Commit source offsets; False if the group refuses the member."""
         if not self.is_member(member):
             return False
-        self.committed.update(offsets)
+        self._keep(offsets)
         return True
+
+    def _keep(self, offsets: Offsets) -> None:
+        for tp, each in offsets.items():
+            self.committed[TP(*tp)], self.found[TP(*tp)] = each.offset, each
 
     def is_member(self, member: GroupMember) -> bool:
         """True for who is in the group's generation."""
@@ -335,7 +343,7 @@ class MemoryBroker:
                 those of one that is open.
         """
         log = self.topics[tp.topic][tp.partition]
-        end = log.stable_end if committed else len(log)
+        end = self.end_of_fetch(offset, log.stable_end if committed else len(log))
         if log.is_plain:
             rows: Sequence[int] = range(offset, end)
         elif committed:
@@ -358,6 +366,10 @@ class MemoryBroker:
             0,
             payload + RECORD_OVERHEAD * len(values),
         )
+
+    def end_of_fetch(self, offset: int, end: int) -> int:
+        """Return how much of what there is a fetch returns: all of it."""
+        return end
 
     def subscribe(self, event: asyncio.Event) -> None:
         """Set ``event`` whenever a record arrives."""

@@ -17,7 +17,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from streamproc.testing.failures import Failures
 from streamproc.testing.loop import VirtualLoop
 from streamproc.testing.snapshot import Snapshot
-from streamproc.testing.transport import Connection, MemoryChangelogs, MemoryTransport
+from streamproc.testing.transport import Connection
 
 
 class AppLife:
@@ -69,7 +69,7 @@ class AppLife:
         app = self.app
         self.connection = connection
         self._snapshot.unbind()
-        app.transport = MemoryTransport(app.conf.broker_consumer, app, connection)
+        app.transport = connection.new_transport(app)
         app.producer_transport = app.transport
         app.boot_strategy.enable_web = False
         app.boot_strategy.enable_sensors = False  # the monitor samples each second
@@ -77,10 +77,11 @@ class AppLife:
             warnings.simplefilter("ignore", AlreadyConfiguredWarning)
             app.conf.datadir = self._folder
             app.conf.topic_partitions = partitions
-        app.tables.recovery.reader = MemoryChangelogs(connection)
+        app.tables.recovery.reader = connection.new_changelogs()
         if self._new_store is not None:
             app.tables.new_store = self._new_store
-        app.open_sink = self.open_sink
+        if self.open_sink is not None:
+            app.open_sink = self.open_sink
         for agent in app.agents.values():
             for topic in agent.get_topic_names():
                 connection.broker.create(topic)

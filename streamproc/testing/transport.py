@@ -18,14 +18,14 @@ from faust.types.tuples import RecordMetadata
 from mode import Service
 
 from streamproc.errors import Fenced
-from streamproc.kafka.committed import Committed
+from streamproc.kafka.committed import Committed, read_committed_offset, with_tables
 from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
 from streamproc.kafka.producer import Producer
 from streamproc.kafka.transactions import GroupMember
 from streamproc.kafka.transport import Transport
-from streamproc.testing.broker import MemoryBroker, Session
+from streamproc.testing.broker import MemoryBroker, Offsets, Session
 
 
 class Connection:
@@ -46,9 +46,19 @@ class Connection:
             raise asyncio.CancelledError
         return self._broker
 
+    # What of the worker's goes over it.
+
+    def new_transport(self, app: Any) -> MemoryTransport:
+        return MemoryTransport(app.conf.broker_consumer, app, self)
+
+    def new_group(self, consumer: MemoryConsumer, **kwargs: Any) -> MemoryGroup:
+        return MemoryGroup(consumer, self, **kwargs)
+
     def new_client(self, transactional_id: str | None = None, timeout: float = 0.0) -> MemoryClient:
-        """Return what takes the place of aiokafka's producer."""
         return MemoryClient(self, transactional_id, timeout)
+
+    def new_changelogs(self) -> MemoryChangelogs:
+        return MemoryChangelogs(self)
 
 
 class MemoryGroup(Service):  # type: ignore[misc]
@@ -171,11 +181,15 @@ class MemoryGroup(Service):  # type: ignore[misc]
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         mine = {tp: offset for tp, offset in offsets.items() if tp in self._assignment}
-        return self.connection.broker.commit(self.member, mine)
+        return self._commit(mine)
+
+    def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        wanted = with_tables(offsets, self.app.tables.names_up_to(offsets))
+        return self.connection.broker.commit(self.member, wanted)
 
     async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
-        """Return nothing: nobody deletes changelogs in memory."""
-        return {}
+        found = self.connection.broker.found
+        return {tp: read_committed_offset(found[tp]) for tp in partitions if tp in found}
 
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)
@@ -211,7 +225,7 @@ class MemoryGroup(Service):  # type: ignore[misc]
         return True
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
-        return self.connection.broker.commit(self.member, known)
+        return self._commit(known)
 
     async def behind(self, topic: str, partitions: Collection[int]) -> set[int]:
         broker = self.connection.broker
@@ -361,8 +375,10 @@ class MemoryClient:
             raise Fenced(f"The transaction can't be used any more ({self._error!r})")
         self.has_begun = True
 
-    async def end(self, offsets: Mapping[TP, int], member: GroupMember) -> None:
+    async def end(self, offsets: Offsets, member: GroupMember) -> None:
         if offsets:
+            if member.generation < 0:
+                raise Fenced(f"Group {member!s} has no such member any more")
             self.ensure_begun()
             self._try(self.connection.broker.add_offsets, offsets, member)
         if self.has_begun:
@@ -411,7 +427,8 @@ class MemoryConsumer(Consumer):
 
     def _new_consumer_thread(self) -> Any:
         self._uncommitted = asyncio.Event()
-        return MemoryGroup(self, self.transport.connection, loop=self.loop, beacon=self.beacon)
+        connection = self.transport.connection
+        return connection.new_group(self, loop=self.loop, beacon=self.beacon)
 
     @property
     def group(self) -> MemoryGroup:
