@@ -252,10 +252,15 @@ class Checkpoint:
         await self.abandon(error)
         await asyncio.Event().wait()
 
-    async def start_over(self, error: BaseException) -> None:
+    async def start_over(self, error: BaseException, *, from_changelogs: bool = False) -> None:
         """Go back to the last checkpoint without leaving the process, and go on from there.
 
         Returns at once. Streams end their records in hand, of which nothing counts.
+
+        Args:
+            error: Why.
+            from_changelogs: It isn't known which checkpoint is the last one: rebalance, which
+                reads of the changelogs what tables don't have.
         """
         if self._going_back is not None and not self._going_back.done():
             return
@@ -265,7 +270,13 @@ class Checkpoint:
             logger.warning("%s. What was done since the last checkpoint is left to others", error)
         else:
             logger.warning("Going back to the last checkpoint: %s", error)
+<<<<<<< Updated upstream
         self._going_back = asyncio.ensure_future(self._go_back(is_fenced))
+=======
+        if self._going_back is None or self._going_back.done():
+            rejoins = from_changelogs or isinstance(error, Fenced)
+            self._going_back = asyncio.ensure_future(self._go_back(rejoins))
+>>>>>>> Stashed changes
 
     def make_void(self) -> None:
         """Let nothing count that was done since the last checkpoint."""
@@ -273,12 +284,12 @@ class Checkpoint:
         self.app.consumer.stop_flow()
         self.app.topics.close_progress()
 
-    async def _go_back(self, is_fenced: bool) -> None:
+    async def _go_back(self, rejoins: bool) -> None:
         app = self.app
         try:
             if app.rebalancing:
                 return  # the new assignment begins at the checkpoint
-            if is_fenced:
+            if rejoins:
                 await app.consumer.rejoin()
                 return
             generation = app.consumer_generation_id
@@ -380,7 +391,7 @@ class Checkpoint:
             await self.start_over(exc)
         except ProducerError as exc:
             if self.app.exactly_once:
-                await self.start_over(exc)
+                await self.start_over(exc, from_changelogs=True)
             else:
                 logger.error("Results are not durable")
                 await self.abandon(exc)

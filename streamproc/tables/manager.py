@@ -341,14 +341,18 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
 
         It is the least over all tables, since they are written one after the other.
         """
-        starts: dict[int, dict[str, int]] = {}
+        positions: dict[int, list[dict[str, int]]] = {}
         for table in self.values():
             if table.is_replicated:
                 continue
             for partition, state in table.states.items():
-                known = starts.setdefault(partition, {})
-                for reader, offset in state.positions.items():
-                    known[reader] = min(offset, known.get(reader, offset))
+                if state.marked or state.positions:
+                    positions.setdefault(partition, []).append(state.positions)
+        starts: dict[int, dict[str, int]] = {}
+        for partition, known in positions.items():
+            # What one of them doesn't know, it has none of; a new table isn't asked.
+            readers = set(known[0]).intersection(*known)
+            starts[partition] = {reader: min(each[reader] for each in known) for reader in readers}
         return starts
 
     def take(

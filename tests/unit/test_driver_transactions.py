@@ -1,9 +1,11 @@
 """Transactions in the test driver: what is seen when, and what a crash leaves of them."""
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 import streamproc
 from streamproc.testing import TestDriver
+from streamproc.testing.transport import MemoryClient
 
 
 class Number(streamproc.Record):
@@ -87,3 +89,25 @@ def test_a_rebalance_commits(driver):
     driver.topic("numbers").pipe("a", Number(n=2))
     driver.restart()
     assert numbers(driver) == [4]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_twice(driver, monkeypatch):
+    """Tables are read from the changelogs then, since they may have it."""
+    driver.topic("numbers").pipe("a", Number(n=1))
+    end = MemoryClient.end
+    lost = []
+
+    async def end_and_lose_the_answer(self, offsets, member):
+        await end(self, offsets, member)
+        if not lost:
+            lost.append(offsets)
+            raise KafkaConnectionError("gone")
+
+    monkeypatch.setattr(MemoryClient, "end", end_and_lose_the_answer)
+    driver.advance("2s")
+    assert lost
+    assert driver.table("counts") == {"a": 1}
+    driver.topic("numbers").pipe("a", Number(n=2))
+    driver.checkpoint()
+    assert numbers(driver) == [2, 4]
+    assert driver.table("counts") == {"a": 2}
