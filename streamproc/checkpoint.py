@@ -270,13 +270,7 @@ class Checkpoint:
             logger.warning("%s. What was done since the last checkpoint is left to others", error)
         else:
             logger.warning("Going back to the last checkpoint: %s", error)
-<<<<<<< Updated upstream
-        self._going_back = asyncio.ensure_future(self._go_back(is_fenced))
-=======
-        if self._going_back is None or self._going_back.done():
-            rejoins = from_changelogs or isinstance(error, Fenced)
-            self._going_back = asyncio.ensure_future(self._go_back(rejoins))
->>>>>>> Stashed changes
+        self._going_back = asyncio.ensure_future(self._go_back(from_changelogs or is_fenced))
 
     def make_void(self) -> None:
         """Let nothing count that was done since the last checkpoint."""
