@@ -1,4 +1,4 @@
-"""The command line: ``streamproc init | dev | replay | config | doctor``."""
+"""The command line: ``streamproc init | dev | replay | config | doctor | dlq``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from streamproc._version import __version__
 from streamproc.cli.config import config
 from streamproc.cli.dev import dev, replay
+from streamproc.cli.dlq import dlq
 from streamproc.cli.doctor import doctor
 from streamproc.cli.init import init
 from streamproc.errors import StreamprocError
@@ -43,5 +44,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-for _command in (init, dev, replay, config, doctor):
+for _command in (init, dev, replay, config, doctor, dlq):
     main.add_command(_command)
