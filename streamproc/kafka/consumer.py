@@ -508,7 +508,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 "is processed again",
                 LAST_CHECKPOINT_TIMEOUT,
             )
-            self.app.checkpoint.give_up()
+            self.app.checkpoint.close()
         elif not last.cancelled():
             last.result()
 

@@ -18,6 +18,7 @@ FLOORS = {
     "aggregates": 1,
     "tables": 2,
     "checkpoint": 2,
+    "gate": 2,
     "streams": 3,
     "sources": 4,
     "sinks": 4,

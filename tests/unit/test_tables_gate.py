@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from streamproc import checkpoint
-from streamproc.checkpoint import Gate
+from streamproc import gate as gates
+from streamproc.gate import Gate
 
 
 async def held(gate, take, **options):
@@ -38,12 +39,12 @@ async def test_a_checkpoint_waits_for_the_stream_inside_and_keeps_others_out():
 
 
 async def test_a_slow_stream_is_waited_for_once(monkeypatch, caplog):
-    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 0.01)
+    monkeypatch.setattr(gates, "GATE_TIMEOUT", 0.01)
     gate = Gate()
     await gate.enter("slow")
     assert await held(gate, lambda: 1) == 1
     assert "Agents take longer" in caplog.text
-    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 60)
+    monkeypatch.setattr(gates, "GATE_TIMEOUT", 60)
     assert await asyncio.wait_for(held(gate, lambda: 2), 5) == 2
     gate.leave("slow")
     await gate.enter("slow")
@@ -56,7 +57,7 @@ async def test_a_slow_stream_is_waited_for_once(monkeypatch, caplog):
 
 
 async def test_who_must_be_exact_waits_for_slow_streams_too(monkeypatch):
-    monkeypatch.setattr(checkpoint, "GATE_TIMEOUT", 0.01)
+    monkeypatch.setattr(gates, "GATE_TIMEOUT", 0.01)
     gate = Gate()
     await gate.enter("slow")
     assert await held(gate, lambda: 1) == 1
