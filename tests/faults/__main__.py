@@ -14,7 +14,7 @@ from faults import faults
 from faults.run import Plan, Servers, assert_held, play
 
 MODES = ("records", "batches", "flow")
-GUARANTEES = ("at_least_once", "exactly_once")
+GUARANTEES = ("at_least_once", "exact_redis", "exactly_once")
 
 
 def main() -> int:
@@ -23,9 +23,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6, help="runs at most")
     parser.add_argument("--minutes", type=float, default=60, help="no new run after these")
     parser.add_argument("--faults", type=int, default=6, help="faults in a run")
-    parser.add_argument("--guarantee", choices=GUARANTEES, default=None, help="default: both")
-    parser.add_argument("--mode", choices=MODES, default=None, help="default: in turn")
-    parser.add_argument("--brokers", type=int, choices=(1, 3), default=None, help="default: both")
+    parser.add_argument("--guarantee", choices=GUARANTEES, default=None, help="default: by chance")
+    parser.add_argument("--mode", choices=MODES, default=None, help="default: by chance")
+    parser.add_argument(
+        "--brokers", type=int, choices=(1, 3), default=None, help="default: by chance"
+    )
     parser.add_argument("--only", default="", help="names of faults, with commas between them")
     parser.add_argument("--keep", type=Path, default=None, help="folder for logs and data")
     options = parser.parse_args()

@@ -46,6 +46,7 @@ from streamproc.sinks import RedisCounter, RedisList  # noqa: E402
 
 TOPIC = os.environ["TOPIC"]
 EXACT = os.environ["GUARANTEE"] == "exactly_once"
+SINKS = {"exactly_once": True} if os.environ["GUARANTEE"] == "exact_redis" else {}
 
 
 class Item(streamproc.Record):
@@ -81,13 +82,14 @@ app = streamproc.App(
     tabledir=os.environ["TABLES"],
     table_standby_replicas=int(os.environ["STANDBYS"]),
     batch_size=500,
+    when_sink_behind=os.environ.get("WHEN_SINK_BEHIND") or None,
     **({"processing_guarantee": "exactly_once"} if EXACT else {}),
 )
 items = app.topic(TOPIC, key_type=str, value_type=Item)
 results = app.topic(TOPIC + "-results", key_type=str)
-counts = RedisCounter("count:{key}")
-totals = RedisCounter("total:{key}", amount="n")
-ids = RedisList("ids:{key}", value="id")
+counts = RedisCounter("count:{key}", **SINKS)
+totals = RedisCounter("total:{key}", amount="n", **SINKS)
+ids = RedisList("ids:{key}", value="id", **SINKS)
 _raised: set[int] = set()
 
 
@@ -109,9 +111,13 @@ async def hang() -> None:
 
 
 def output(key: str, stats: Stats) -> dict[str, Any]:
-    return {"key": key, "count": stats.count, "total": stats.total} | {
+    return {
+        "key": key,
+        "count": stats.count,
+        "total": stats.total,
         "low": stats.low,
         "high": stats.high,
+        "id": stats.last,
     }
 
 

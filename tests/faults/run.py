@@ -26,7 +26,6 @@ from harness import KafkaClient, Worker
 
 from streamproc.dev.process import ChildProcess
 from streamproc.dev.servers import RedisServer
-from streamproc.sinks.redis.sink import RedisOptions
 
 SESSION_TIMEOUT = 6.0
 TESTS = Path(__file__).parent.parent
@@ -38,7 +37,8 @@ class Plan:
     """What a run is like.
 
     Attributes:
-        guarantee: "at_least_once" or "exactly_once".
+        guarantee: "at_least_once", "exactly_once" (Kafka and Redis), or "exact_redis": the
+            app at least once, and its Redis sinks exactly once.
         mode: How the app counts: "records", "batches" or "flow".
         workers: How many there are when nothing is wrong.
         rate: Records a second.
@@ -110,6 +110,8 @@ class Run:
         self.stops: list[str] = []
         self.notes: list[str] = []
         self.redis_lost = False
+        #: What workers that are started from now on get beside their settings.
+        self.env: dict[str, str] = {}
         #: Set while a fault wants nobody to be started again.
         self.unattended = False
         self._started = 0
@@ -164,7 +166,7 @@ class Run:
         }
         command = [sys.executable, "-m", "faust", "-A", "faults.counting"]
         command += ["--datadir", str(self.folder / "data"), "worker", "-l", "info"]
-        worker.spawn([*command, "--without-web"], cwd=self.folder, env=env)
+        worker.spawn([*command, "--without-web"], cwd=self.folder, env={**env, **self.env})
         self.crew.append(worker)
         self.started.append(worker)
         return worker
@@ -295,7 +297,13 @@ class Run:
 
     def _compare(self, expected: verify.Expected, figures: verify.Figures) -> None:
         results = verify.read(self.client, f"{self.topic}-results")
-        verify.compare_topic(expected, results, figures, self.plan.mode != "flow")
+        verify.compare_topic(
+            expected,
+            results,
+            figures,
+            every_update=self.plan.mode != "flow",
+            exact=self.plan.guarantee == "exactly_once",
+        )
         letters = verify.read(self.client, f"{self.app_id}-dead-letters")
         verify.compare_letters(expected, letters, figures)
         with redis.Redis(port=self.redis.port, decode_responses=True) as client:
@@ -329,8 +337,8 @@ def play(
 
 def assert_held(run: Run, figures: verify.Figures) -> None:
     """Fail when a promise was broken, or a worker ended without a word."""
-    exact = run.plan.guarantee == "exactly_once"
-    redis_exact = exact and "exactly_once" in RedisOptions.__annotations__
-    broken = figures.broken(exact, redis_exact, run.redis_lost)
+    kafka_exact = run.plan.guarantee == "exactly_once"
+    redis_exact = kafka_exact or run.plan.guarantee == "exact_redis"
+    broken = figures.broken(kafka_exact, redis_exact, run.redis_lost)
     assert not broken, "\n".join(broken)
     assert not run.notes, "\n".join(run.notes)
