@@ -12,6 +12,14 @@ from typing import NamedTuple
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
+__all__ = [
+    "Committed",
+    "OffsetAndMetadata",
+    "TopicPartition",
+    "read_committed_offset",
+    "with_tables",
+]
+
 PREFIX = "tables:"
 #: Bytes of metadata that a broker takes (offset.metadata.max.bytes).
 MOST_BYTES = 4096

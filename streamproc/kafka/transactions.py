@@ -33,6 +33,9 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streamproc.errors import ConfigurationError, Fenced, TransactionAborted
 
+#: What clients raise, for doubles of them in tests.
+KafkaError, ProducerFenced = errors.KafkaError, errors.ProducerFenced
+
 #: What the group answers to one that it doesn't count as the partitions' owner.
 REFUSED = {
     22: "its generation is over",

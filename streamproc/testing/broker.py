@@ -8,14 +8,13 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any
 
-from aiokafka.errors import ProducerFenced
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
 from streamproc.errors import Fenced, ProducerError
+from streamproc.kafka.committed import OffsetAndMetadata, TopicPartition
 from streamproc.kafka.fetch import RECORD_OVERHEAD, Headers, RawBatch
 from streamproc.kafka.producer import partition_of
-from streamproc.kafka.transactions import GroupMember
+from streamproc.kafka.transactions import GroupMember, ProducerFenced
 
 #: Order of arrival of what no reader of committed records has seen yet.
 UNSEEN = -1

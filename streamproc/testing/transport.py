@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from aiokafka.errors import KafkaError
 from faust.assignor.client_assignment import ClientAssignment
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
@@ -23,7 +22,7 @@ from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
 from streamproc.kafka.producer import Producer
-from streamproc.kafka.transactions import GroupMember
+from streamproc.kafka.transactions import GroupMember, KafkaError
 from streamproc.kafka.transport import Transport
 from streamproc.testing.broker import MemoryBroker, Offsets, Session
 

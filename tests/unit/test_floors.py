@@ -18,7 +18,7 @@ FLOORS = {
     "aggregates": 1,
     "tables": 2,
     "checkpoint": 2,
-    "gate": 2,
+    "gate": 1,
     "streams": 3,
     "sources": 4,
     "sinks": 4,
