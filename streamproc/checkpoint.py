@@ -344,6 +344,7 @@ class Checkpoint:
         if not (taken.offsets or taken.flushes or self._has_results or app.producer.has_sent):
             return False
         member = app.consumer.member
+        await app.dead_letters.send_held(taken.offsets)
         await self._flush(taken)
         sent = await app.tables.send(taken.flushes)
         await app.producer.flush()

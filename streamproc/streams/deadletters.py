@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from time import monotonic, time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from faust.types import TP
@@ -33,6 +34,15 @@ REMEMBERED_LETTERS = 100_000
 LARGEST_LETTER = 16 * 1024 * 1024
 
 
+class Letter(NamedTuple):
+    """A rejected record on its way."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
 class DeadLetters:
     """Sends rejected records to the dead-letter topic, and counts and logs them.
 
@@ -53,19 +63,28 @@ class DeadLetters:
         self._declared = False
         self._logged: dict[tuple[str, str], tuple[float, int]] = {}
         self._undecoded: dict[TP, set[int]] = {}
+        self._held: dict[TP, list[Letter]] = {}
         self._generation = -1
 
     def forget(self) -> None:
         """Send letters again when their records are read again: those before don't count."""
         self._undecoded.clear()
+        self._held.clear()
+
+    def _keep_up(self) -> None:
+        if self._generation != self.app.consumer_generation_id:
+            self._generation = self.app.consumer_generation_id
+            self.forget()
 
     async def send_undecoded(
         self, delivery: Delivery, row: int, stage: str, error: BaseException
     ) -> None:
-        """Send a record that doesn't decode, once for all agents that read its topic."""
-        if self._generation != self.app.consumer_generation_id:
-            self._generation = self.app.consumer_generation_id
-            self.forget()
+        """Send a record that doesn't decode, once for all agents that read its topic.
+
+        Batches are decoded before the records in them are done. With exactly once the letter
+        waits for that: it belongs to the transaction with the record's offset.
+        """
+        self._keep_up()
         sent = self._undecoded.setdefault(delivery.progress.tp, set())
         offset = delivery.offsets[row]
         if offset in sent:
@@ -73,26 +92,48 @@ class DeadLetters:
         if len(sent) >= REMEMBERED_LETTERS:
             sent.clear()
         sent.add(offset)
-        await self.send(delivery, row, stage, error)
+        if self.app.exactly_once:
+            letter = self._letter(delivery, row, stage, error, attempts=1)
+            self._held.setdefault(delivery.progress.tp, []).append(letter)
+        else:
+            await self.send(delivery, row, stage, error)
+
+    async def send_held(self, offsets: Mapping[TP, int]) -> None:
+        """Send the letters of undecoded records before these offsets, which are committed next."""
+        self._keep_up()
+        for tp, offset in offsets.items():
+            held = self._held.pop(tp, [])
+            for letter in held:
+                if letter.offset < offset:
+                    await self._send(letter)
+            if later := [letter for letter in held if letter.offset >= offset]:
+                self._held[tp] = later
 
     async def send(
         self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int = 1
     ) -> None:
         """Send one record; the next checkpoint waits until the broker has it."""
-        tp = delivery.progress.tp
-        offset = delivery.offsets[row]
-        self._note(tp, offset, stage, error)
+        await self._send(self._letter(delivery, row, stage, error, attempts))
+
+    async def _send(self, letter: Letter) -> None:
         if self.topic is None:
             return
         await self._declare()
         producer = await self.app.maybe_start_producer()
+        await producer.send(self.topic, letter.key, letter.value, None, None, letter.headers)
+
+    def _letter(
+        self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int
+    ) -> Letter:
+        """Count, log and return what is sent of a record."""
+        tp = delivery.progress.tp
+        offset = delivery.offsets[row]
+        self._note(tp, offset, stage, error)
         headers = list(delivery.headers[row]) if delivery.headers is not None else []
         headers += self._headers(tp, offset, delivery.timestamps[row], stage, error)
         agent = delivery.progress.reader.rpartition("@")[2]
         headers += _encoded({"agent": agent, "attempts": str(attempts)})
-        await producer.send(
-            self.topic, delivery.raw_keys[row], delivery.raw_values[row], None, None, headers
-        )
+        return Letter(offset, delivery.raw_keys[row], delivery.raw_values[row], headers)
 
     async def send_result(
         self, source: str, partition: int, key: Any, value: Any, stage: str, error: BaseException

@@ -173,7 +173,7 @@ def compare_letters(expected: Expected, letters: list[Received], figures: Figure
     lost, more = wanted - found, found - wanted
     figures.note("kafka_losses", lost.total(), f"dead letters: not {list(lost)[:3]}")
     again = sum(count for value, count in more.items() if value in wanted)
-    figures.note("kafka_duplicates", again, f"dead letters: {again} again")
+    figures.note("kafka_duplicates", again, f"dead letters again: {list(more)[:5]}")
     strange = {v: c for v, c in more.items() if v not in wanted}
     figures.note("wrong", sum(strange.values()), f"dead letters: {list(strange)[:3]}")
 
