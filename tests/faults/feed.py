@@ -62,7 +62,7 @@ class Feed(threading.Thread):
     def _item(self) -> tuple[int, str, bytes]:
         number, self._next = self._next, self._next + 1
         key, n = f"k{self._dice.randrange(KEYS)}", self._dice.randrange(1, 1000)
-        if self.poison and self._dice.random() < 0.3:
+        if self.poison and self._dice.random() < 0.05:
             self.poison -= 1
             if self._dice.random() < 0.5:
                 return number, key, f"poison {number}".encode()
