@@ -301,6 +301,10 @@ class App(faust.App):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await super().on_start()
+        self.warn_of_open_pages()
+
+    def warn_of_open_pages(self) -> None:
+        """Say in the log that the pages are open to all, if they are."""
         if self.conf.web_enabled and self.conf.web_bind in _ALL_ADDRESSES:
             logger.warning(
                 "The worker's pages are served on all addresses (web_bind=%s), and have no login: "

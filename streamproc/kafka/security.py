@@ -151,6 +151,8 @@ class BrokerSecurity:
             raise ConfigurationError(
                 "The SASL mechanism OAUTHBEARER needs broker_token: a function that returns a token"
             )
+        if self.password and self.username is None:
+            raise ConfigurationError("broker_password needs broker_username, too")
         if self.key_file is not None and self.certificate_file is None:
             raise ConfigurationError("broker_key_file needs broker_certificate_file, too")
 

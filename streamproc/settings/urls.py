@@ -38,7 +38,7 @@ def redis_url(
             "ssl_check_hostname": "true" if check_hostname else "false",
         }
         options = {n: value for n, value in wanted.items() if value and n not in there}
-    query = "&".join(filter(None, (query, urlencode(options, quote_via=quote))))
+    query = "&".join(filter(None, (query, urlencode(options, safe="/", quote_via=quote))))
     return _joined(scheme, _login(login, username, password), place, query)
 
 

@@ -199,3 +199,63 @@ def test_a_password_in_config_yaml_is_warned_of(folder: Path) -> None:
 def test_every_setting_is_documented() -> None:
     assert all(setting.description for setting in CATALOG.values())
     assert markdown_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_a_token_function_in_settings_py(folder: Path) -> None:
+    (folder / "settings.py").write_text(
+        "def broker_token():\n    return _word()\n\n\ndef _word():\n    return 'tok'\n"
+    )
+    loaded = load(folder, environ={})
+    token = loaded.settings.broker_token
+    assert token is not None
+    assert token.target() == "tok"
+    assert repr(token) == "broker_token"
+    assert loaded.origins["broker_token"] == "settings.py:1"
+    options = loaded.settings.broker_security.client_options()
+    assert options["sasl_mechanism"] == "OAUTHBEARER"
+
+
+def test_a_token_function_by_name(folder: Path) -> None:
+    environ = {"STREAMPROC_BROKER_TOKEN": "tokens:get"}
+    assert load_settings(folder, environ=environ).broker_security.token == "tokens:get"
+    assert "as module:function" in problems(folder, {"STREAMPROC_BROKER_TOKEN": "not a name"})
+
+
+def test_files_are_looked_for_in_the_project(folder: Path) -> None:
+    environ = {"STREAMPROC_BROKER_CA_FILE": "ca.pem", "STREAMPROC_REDIS_CA_FILE": "/etc/ca.pem"}
+    settings = load_settings(folder, environ=environ)
+    assert settings.broker_security.ca_file == str(folder / "ca.pem")
+    assert settings.redis_ca_file == "/etc/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, "redis://h:1/2"),
+        ({"username": "ann", "password": "p@ss"}, "redis://ann:p%40ss@h:1/2"),
+        ({"password": "w0rd"}, "redis://:w0rd@h:1/2"),
+        ({"tls": "true"}, "rediss://h:1/2?ssl_check_hostname=true"),
+        (
+            {"ca_file": "/ca", "certificate_file": "/c", "key_password": "w&d"},
+            "rediss://h:1/2?ssl_ca_certs=/ca&ssl_certfile=/c&ssl_keyfile=/c&ssl_password=w%26d"
+            "&ssl_check_hostname=true",
+        ),
+        (
+            {"ca_file": "/ca", "check_hostname": "false"},
+            "rediss://h:1/2?ssl_ca_certs=/ca&ssl_check_hostname=false",
+        ),
+    ],
+)
+def test_redis_urls(folder: Path, values: dict[str, str], url: str) -> None:
+    environ = {f"STREAMPROC_REDIS_{name.upper()}": value for name, value in values.items()}
+    environ["STREAMPROC_REDIS"] = "redis://h:1/2"
+    assert load_settings(folder, environ=environ).redis_url == url
+
+
+def test_what_a_redis_url_says_itself_wins(folder: Path) -> None:
+    environ = {"STREAMPROC_REDIS": "rediss://bob:b0b@h/0?ssl_ca_certs=/mine"}
+    environ |= {"STREAMPROC_REDIS_USERNAME": "ann", "STREAMPROC_REDIS_PASSWORD": "w0rd"}
+    environ |= {"STREAMPROC_REDIS_CA_FILE": "/other"}
+    assert load_settings(folder, environ=environ).redis_url == (
+        "rediss://bob:b0b@h/0?ssl_ca_certs=/mine&ssl_check_hostname=true"
+    )
