@@ -525,7 +525,9 @@ def test_windows_of_a_key(counting):
         assert ask(worker, "/tables/ten/none/").status == 404
 
 
-def test_a_worker_that_was_frozen_gives_no_old_answers(counting, produce, wait_for):
+def test_workers_that_were_frozen_or_cut_off_give_no_old_answers(
+    counting, produce, wait_for, kafka
+):
     """Others took its partitions meanwhile; it hears of that a moment after it wakes."""
     app = counting(2)
     first, second = app.workers
@@ -549,6 +551,18 @@ def test_a_worker_that_was_frozen_gives_no_old_answers(counting, produce, wait_f
         each.join(60)
     found = Counter((each.reply.status, each.reply.json().get("value")) for each in early)
     assert set(found) <= {(200, 40), (503, None)}, found
+
+    # Without a broker that answers, nobody knows whether others have the partitions by now.
+    wait_for(lambda: ask(first, "/tables/counts/").json().get("complete"), 40, "all are back")
+    kafka.pause()
+    try:
+        wait_for(lambda: "Kafka did not answer" in ask(first, "/tables/counts/").text, 20, "503")
+        for key in COUNTS:
+            assert ask(first, f"/tables/counts/{key}/").status == 503
+            assert ask(second, f"/tables/counts/{key}/").status == 503
+    finally:
+        kafka.resume()
+    wait_for(lambda: ask(first, "/tables/counts/").json().get("complete"), 60, "all are back")
 
 
 class Early(threading.Thread):
