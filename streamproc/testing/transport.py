@@ -16,7 +16,7 @@ from faust.types import TP
 from faust.types.tuples import RecordMetadata
 from mode import Service
 
-from streamproc.errors import Fenced
+from streamproc.errors import Fenced, TransactionAborted
 from streamproc.kafka.committed import Committed, read_committed_offset, with_tables
 from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
@@ -291,6 +291,8 @@ class MemoryClient:
         self._error: BaseException | None = None
         #: True while there is a transaction to be committed or aborted.
         self.has_begun = False
+        #: True when a request may reach the broker later than those after it.
+        self.is_in_doubt = False
         self.client = _Cluster(connection)
 
     async def start(self) -> None:
@@ -371,7 +373,7 @@ class MemoryClient:
 
     def ensure_begun(self) -> None:
         if self._error is not None:
-            raise Fenced(f"The transaction can't be used any more ({self._error!r})")
+            raise TransactionAborted(f"The transaction can't be used any more ({self._error!r})")
         self.has_begun = True
 
     async def end(self, offsets: Offsets, member: GroupMember) -> None:

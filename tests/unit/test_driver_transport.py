@@ -23,7 +23,7 @@ def test_the_changelog_reader():
 
 def test_what_the_producer_asks_its_client():
     source = inspect.getsource(Producer)
-    asked = set(re.findall(r"(?:_ensure_producer\(\)|_producer|\bold)\.([a-z_]\w*)", source))
+    asked = set(re.findall(r"(?:_ensure_producer\(\)|producer|\bold)\.([a-z_]\w*)", source))
     client = MemoryClient(None, None, 0.0)
     assert sorted(name for name in asked if not hasattr(client, name)) == []
     asked = set(re.findall(r"\b(?:client|cluster)\.([a-z_]\w*)", source))
