@@ -12,9 +12,12 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.broker import Broker
+from benchmarks.delays import measure_delay
+from benchmarks.guarantees import Guarantees
 from benchmarks.inputs import Inputs
 from benchmarks.large import Large, measure_large
 from benchmarks.latency import Latency, measure_latency
+from benchmarks.pauses import Pause, measure_pauses
 from benchmarks.peers import peer_versions
 from benchmarks.recovery import Recovery
 from benchmarks.runner import JobFailed, Run, Runner
@@ -22,6 +25,11 @@ from benchmarks.systems import SYSTEMS, System
 from streamproc.dev.servers import kafka_server, redis_server
 
 LATENCY = "latency"
+#: What is measured of the systems that do the same under both guarantees, besides their rates.
+DELAYS, PAUSES = "delays", "pauses"
+AGENTS = ("guarantees-agent", "guarantees-agent-exactly")
+#: The job's readings, of which there should be some checkpoints full.
+READINGS_TIMES = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,12 +51,12 @@ def parse_args() -> argparse.Namespace:
     add(
         "--only",
         action="append",
-        choices=[*(system.name for system in SYSTEMS), LATENCY],
+        choices=[*(system.name for system in SYSTEMS), LATENCY, DELAYS, PAUSES],
         metavar="NAME",
-        help="only this system, or latency; may be repeated",
+        help="only this system, or latency, delays, pauses; may be repeated",
     )
-    add("--rate", type=int, default=5_000, help="records/s for the latency")
-    add("--seconds", type=float, default=30.0, help="length of the latency run")
+    add("--rate", type=int, default=5_000, help="records/s for latencies and pauses")
+    add("--seconds", type=float, default=30.0, help="length of a latency run")
     add(
         "--large",
         type=int,
@@ -87,7 +95,9 @@ def measure(args: argparse.Namespace, runner: Runner, console: Console) -> repor
     if args.large is not None:
         return report.Measured({}, None, run_large(args, runner, console), args.kafka)
     runs = run_rounds(args, runner, console)
-    return report.Measured(runs, run_latency(args, runner, console), None, args.kafka)
+    latency = run_latency(args, runner, console)
+    delays, pauses = run_guarantees(args, runner, console)
+    return report.Measured(runs, latency, None, args.kafka, delays, pauses)
 
 
 def chosen(args: argparse.Namespace, console: Console) -> list[System]:
@@ -102,6 +112,9 @@ def chosen(args: argparse.Namespace, console: Console) -> list[System]:
         if system.peer is not None and system.peer not in peer_versions():
             console.print(f"{system.name}: skipped, not installed (make bench-peers)")
             systems.remove(system)
+        if system.job == "guarantees" and args.kafka != "apache":
+            console.print(f"{system.name}: skipped, the embedded Kafka has no transactions")
+            systems.remove(system)
     return systems
 
 
@@ -111,12 +124,15 @@ def run_rounds(args: argparse.Namespace, runner: Runner, console: Console) -> di
     sizes = {"all": args.records, "part": args.part, "few": args.faust_records}
     inputs = Inputs(runner.broker, sizes)
     recovery = Recovery(runner, {"all": args.keys, "few": args.faust_keys})
+    guarantees = Guarantees(runner, READINGS_TIMES * args.records)
     systems = chosen(args, console)
     for number in range(args.rounds):
         for system in systems:
             try:
                 if system.job == "recovery":
                     run = recovery.run(system)
+                elif system.job == "guarantees":
+                    run = guarantees.run(system)
                 else:
                     run = runner.run(system, inputs.of(system))
             except JobFailed as exc:
@@ -144,6 +160,35 @@ def run_latency(args: argparse.Namespace, runner: Runner, console: Console) -> L
     except JobFailed as exc:
         console.print(f"[red]{exc}[/]", highlight=False)
         return None
+
+
+def run_guarantees(
+    args: argparse.Namespace, runner: Runner, console: Console
+) -> tuple[dict[str, list[Latency]], dict[str, list[Pause]]]:
+    """Measure latencies and pauses under both guarantees, in turn."""
+    delays: dict[str, list[Latency]] = defaultdict(list)
+    pauses: dict[str, list[Pause]] = defaultdict(list)
+    for _ in range(args.rounds):
+        for system in (each for each in SYSTEMS if each.name in AGENTS):
+            try:
+                if _wanted(args, DELAYS):
+                    console.print(f"delays: {system.name}", highlight=False)
+                    delay = measure_delay(runner, system, args.rate, args.seconds)
+                    delays[system.name].append(delay)
+                if _wanted(args, PAUSES):
+                    console.print(f"pauses: {system.name}", highlight=False)
+                    pauses[system.name] += measure_pauses(runner, system, args.rate)
+            except JobFailed as exc:
+                console.print(f"[red]{exc}[/]", highlight=False)
+    return delays, pauses
+
+
+def _wanted(args: argparse.Namespace, name: str) -> bool:
+    if args.kafka != "apache":
+        return False
+    if args.only is not None:
+        return name in args.only
+    return args.job is None or "guarantees" in args.job
 
 
 def run_large(args: argparse.Namespace, runner: Runner, console: Console) -> Large | None:

@@ -27,13 +27,13 @@ class Broker:
         self.bootstrap = bootstrap
         self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
 
-    def create_topic(self, name: str) -> None:
+    def create_topic(self, name: str, partitions: int = PARTITIONS) -> None:
         """Create a topic and return when its partitions have leaders."""
-        topic = NewTopic(name, PARTITIONS, 1, config={"retention.ms": "-1"})
+        topic = NewTopic(name, partitions, 1, config={"retention.ms": "-1"})
         self._admin.create_topics([topic])[name].result(30)
         while True:
             found = self._admin.list_topics(timeout=10).topics.get(name)
-            if found and len(found.partitions) == PARTITIONS:
+            if found and len(found.partitions) == partitions:
                 return
             time.sleep(0.05)
 
@@ -66,17 +66,20 @@ class Broker:
             producer.produce(topic, value, key, partition, timestamp=timestamp)
             producer.flush()
 
-    def read_all(self, topic: str, timeout: float = 120.0) -> Iterator[list[Message]]:
-        """Read a topic to the ends of its partitions, as fetches tell of them."""
+    def read_all(
+        self, topic: str, timeout: float = 120.0, partitions: int = PARTITIONS
+    ) -> Iterator[list[Message]]:
+        """Read what is committed of a topic to the ends of its partitions, as fetches tell."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,
                 "group.id": uuid4().hex,
                 "enable.partition.eof": True,
+                "isolation.level": "read_committed",
             }
         )
-        consumer.assign([TopicPartition(topic, each, OFFSET_BEGINNING) for each in _partitions()])
-        open_partitions = set(_partitions())
+        open_partitions = set(range(partitions))
+        consumer.assign([TopicPartition(topic, each, OFFSET_BEGINNING) for each in open_partitions])
         deadline = time.monotonic() + timeout
         while open_partitions and time.monotonic() < deadline:
             messages = consumer.consume(10_000, 1.0)
@@ -91,10 +94,7 @@ class Broker:
     def committed(self, group: str, topic: str) -> int:
         """Return the sum of the group's committed offsets."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
-        offsets = consumer.committed([TopicPartition(topic, each) for each in _partitions()], 10)
+        partitions = [TopicPartition(topic, each) for each in range(PARTITIONS)]
+        offsets = consumer.committed(partitions, 10)
         consumer.close()
         return sum(max(each.offset, 0) for each in offsets)
-
-
-def _partitions() -> range:
-    return range(PARTITIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,6 +24,11 @@ def window_name(start: int) -> str:
     return datetime.fromtimestamp(start / 1000, timezone.utc).strftime("%H%M%S")
 
 
+def window_key(sensor: str, timestamp: int) -> str:
+    """Return the key in Redis of the window of ``sensor`` that ``timestamp`` (ms) is in."""
+    return f"stats:{sensor}:{window_name(timestamp - timestamp % WINDOW)}"
+
+
 class Reading(NamedTuple):
     """One record as it is in Kafka: 66 bytes of JSON, keyed by its sensor."""
 
@@ -35,15 +40,18 @@ class Reading(NamedTuple):
 
 def make_readings(count: int, seed: int = 1, step: int = 10) -> list[Reading]:
     """Make ``count`` readings of 1000 sensors, ``step`` ms apart; about 5 % are negative."""
+    return list(each_reading(count, seed, step))
+
+
+def each_reading(count: int, seed: int = 1, step: int = 10) -> Iterator[Reading]:
+    """Make the readings of :func:`make_readings` one by one."""
     rng = random.Random(seed)
-    return [
-        _reading(
+    for number in range(count):
+        yield _reading(
             f"sensor-{rng.randrange(SENSORS):04d}",
             round(rng.gauss(50.0, 30.0), 3),
             FIRST_TIMESTAMP + number * step,
         )
-        for number in range(count)
-    ]
 
 
 def closing_readings(after: Sequence[Reading]) -> list[Reading]:
@@ -68,8 +76,7 @@ def expected_hashes(readings: Iterable[Reading]) -> Hashes:
 def expected_windows(readings: Iterable[Reading]) -> Hashes:
     """Recompute the Redis hashes of the sensors' windows, named by their start."""
     return _statistics(
-        (f"stats:{data['sensor_id']}:{window_name(data['ts'] - data['ts'] % WINDOW)}", data)
-        for data in _positive(readings)
+        (window_key(data["sensor_id"], data["ts"]), data) for data in _positive(readings)
     )
 
 

@@ -14,6 +14,7 @@ import redis
 from benchmarks.broker import Broker
 from benchmarks.checks import Difference, compare, flat, read_hashes, read_output, read_table
 from benchmarks.inputs import Input
+from benchmarks.readings import PARTITIONS
 from benchmarks.systems import System
 from streamproc.dev.process import ChildProcess
 
@@ -35,6 +36,7 @@ class Run:
         peak: Peak resident memory in MB (VmHWM), None where there is no /proc.
         results: How many results there should be.
         wrong: How many of them are missing or wrong (a peer's; any other's run fails).
+        per_cpu: Records a second of the process's CPU time, None where it isn't told.
     """
 
     rate: float
@@ -42,6 +44,7 @@ class Run:
     peak: float | None
     results: int = 0
     wrong: int = 0
+    per_cpu: float | None = None
 
 
 def new_group(system: System) -> str:
@@ -95,11 +98,17 @@ class Job:
         )
 
     def events(self) -> dict[str, dict[str, Any]]:
-        """Return what the job has told so far, by event."""
+        """Return what the job has told so far, the last of each event."""
+        return {each["event"]: each for each in self._lines()}
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """Return all that the job has told of ``event``."""
+        return [each for each in self._lines() if each["event"] == event]
+
+    def _lines(self) -> list[dict[str, Any]]:
         if not self.report.exists():
-            return {}
-        lines = self.report.read_text().split("\n")[:-1]
-        return {each["event"]: each for each in map(json.loads, lines)}
+            return []
+        return [json.loads(line) for line in self.report.read_text().split("\n")[:-1]]
 
     def peak_mb(self) -> float | None:
         """Return the most memory that was resident so far."""
@@ -132,13 +141,12 @@ class Runner:
             JobFailed: It did not finish, or its results are not those of a recomputation.
         """
         self._redis.flushall()
-        output = f"out-{uuid4().hex[:8]}"
+        output = ""
         variables = {"topic": source.topic, "records": str(source.count)}
         if system.job == "windows":
             variables["results"] = str(len(source.windows))
         if system.job == "produce":
-            variables["output"] = output
-            self.broker.create_topic(output)
+            variables["output"] = output = self.new_output()
         job = self.start(system, **variables)
         try:
             done = job.wait("done", timeout)
@@ -161,6 +169,12 @@ class Runner:
     def start(self, system: System, group: str | None = None, **variables: str) -> Job:
         bootstrap = self.broker.bootstrap
         return Job(system, self.folder, bootstrap, self.redis_url, group, **variables)
+
+    def new_output(self, partitions: int = PARTITIONS) -> str:
+        """Create a topic for results and return its name."""
+        output = f"out-{uuid4().hex[:8]}"
+        self.broker.create_topic(output, partitions)
+        return output
 
     def check_committed(self, job: Job, topic: str, count: int) -> None:
         """Raise :class:`JobFailed` unless all source offsets are committed."""

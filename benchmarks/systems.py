@@ -26,6 +26,7 @@ class System:
         peer: Package of a system that is measured only where it was installed; its wrong
             results are counted and shown, where others' fail the run.
         env: Variations of the module.
+        against: Name of the system that it is compared with in a column of its own.
     """
 
     name: str
@@ -37,6 +38,7 @@ class System:
     size: str = "all"
     peer: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    against: str = ""
 
     @property
     def command(self) -> list[str]:
@@ -60,7 +62,22 @@ def _ours(name: str, title: str, job: str, module: str, **env: str) -> System:
     return System(name, title, job, module, worker=True, ours=True, env=variables)
 
 
+def _guaranteed(name: str, title: str, form: str, app: str, sink: str, against: str = "") -> System:
+    env = {"BENCH_FORM": form, "BENCH_GUARANTEE": app, "BENCH_SINK": sink}
+    return System(
+        f"guarantees-{name}",
+        title,
+        "guarantees",
+        "guarantees",
+        worker=True,
+        ours=True,
+        env=env,
+        against=against and f"guarantees-{against}",
+    )
+
+
 MEMORY, ROCKSDB = {"BENCH_STORE": "memory://"}, {"BENCH_STORE": "rocksdb://"}
+AT_LEAST, EXACTLY = "at_least_once", "exactly_once"
 UNMODIFIED = "streamproc, the Faust agent unmodified"
 
 SYSTEMS = [
@@ -121,6 +138,21 @@ SYSTEMS = [
     _ours("tables-rocksdb", f"{UNMODIFIED}, RocksDB", "tables", "faust_tables", **ROCKSDB),
     _faust("recovery-faust", "plain Faust", "recovery", "counting", BENCH_RECOVERY="1"),
     _ours("recovery", "streamproc", "recovery", "counting", BENCH_RECOVERY="1"),
+    _guaranteed("agent", "agent, table, topic: at least once", "agent", AT_LEAST, ""),
+    _guaranteed(
+        "agent-exactly", "agent, table, topic: exactly once", "agent", EXACTLY, "", "agent"
+    ),
+    _guaranteed("windows", "windows to a topic: at least once", "windows", AT_LEAST, ""),
+    _guaranteed(
+        "windows-exactly", "windows to a topic: exactly once", "windows", EXACTLY, "", "windows"
+    ),
+    _guaranteed("redis", "windows to Redis: at least once", "redis", AT_LEAST, AT_LEAST),
+    _guaranteed(
+        "redis-sink", "windows to Redis: sink exactly once", "redis", AT_LEAST, EXACTLY, "redis"
+    ),
+    _guaranteed(
+        "redis-exactly", "windows to Redis: exactly once", "redis", EXACTLY, EXACTLY, "redis"
+    ),
 ]
 
 #: The state larger than memory, measured by ``--large``.

@@ -17,6 +17,8 @@ from benchmarks.checks import compare, flat
 from benchmarks.inputs import keys, number_of
 from benchmarks.jobs.by_hand_windows import Windows, untyped
 from benchmarks.large import Large
+from benchmarks.latency import Latency
+from benchmarks.pauses import Output, Pause, pause
 from benchmarks.readings import (
     CLOSING,
     PARTITIONS,
@@ -127,3 +129,35 @@ def test_wrong_results_of_peers_and_the_large_table_are_shown():
     assert "sums[k] += v" in output.getvalue()
     assert "10,000,000 keys" in output.getvalue()
     assert "not met" not in output.getvalue()
+
+
+def test_gaps_are_told_apart_by_who_made_the_results():
+    ticks = [100.0 + number / 10 for number in range(100)]
+    stays = [Output(at, "1") for at in ticks if not 103.05 < at < 103.45]
+    moves = [Output(at, "1" if at < 103.05 else "2") for at in ticks if not 103.05 < at < 105.05]
+    change = pause("leaves", {0: stays, 1: moves}, 102.0, 109.0, usual=0.1)
+    assert change.stayed == pytest.approx(0.5)
+    assert change.moved == pytest.approx(2.1)
+    assert pause("joins", {0: stays}, 104.0, 109.0, usual=0.1).moved is None
+
+
+def test_what_exactly_once_costs_is_shown_and_judged():
+    runs = {
+        "guarantees-agent": [Run(90_000, 2.0, 150.0, per_cpu=400_000.0), Run(200_000, 2.0, 150.0)],
+        "guarantees-agent-exactly": [Run(130_000, 2.0, 150.0, per_cpu=300_000.0)],
+    }
+    late = Latency(5_000, 10, 500.0, 900.0, 1_150.0, 1_200.0)
+    quiet = Latency(5_000, 10, 500.0, 900.0, 1_050.0, 1_100.0)
+    delays = {"guarantees-agent-exactly": [late, quiet]}
+    pauses = {"guarantees-agent": [Pause("leaves", 0.4, 3.5, 0.1), Pause("joins", None, 0.6, 0.1)]}
+    measured = report.Measured(runs, None, None, "apache", delays, pauses)
+    met = {line["what"]: line["met"] for line in report.target_lines(measured)}
+    assert met["guarantees-agent-exactly against guarantees-agent"] is False
+    assert met["guarantees-agent-exactly: latency p99, ms"] is True
+    assert met["guarantees-agent: a worker leaves: who stays, s"] is True
+    assert met["guarantees-agent: a worker leaves: who moves, s"] is False
+    assert "guarantees-agent: a worker joins: who stays, s" not in met
+    output = io.StringIO()
+    report.show(Console(file=output, width=160), measured)
+    for shown in ("0.65", "0.75", "1,050.0", "3.50 (3.50)"):
+        assert shown in output.getvalue()
