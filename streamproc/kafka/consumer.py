@@ -305,6 +305,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._positioned = True
         #: How often reading went back to the last checkpoint.
         self._rewinds = 0
+        #: Where reading began, of the partitions that there are.
+        self._began: dict[TP, int] = {}
         super().__init__(*args, **kwargs)
 
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -369,6 +371,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         topics = self.app.topics
         tp = TP(raw.topic, raw.partition)
         self._read_offset[tp] = raw.next_offset - 1
+        if tp not in self._began:
+            self._began[tp] = raw.offsets[0] if raw.offsets else raw.next_offset
         self._track(tp, raw)
         self.app.checkpoint.on_read(len(raw), raw.size)
         if topics.needs_per_event(tp):
@@ -522,6 +526,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
+        self._began.clear()
         # aiokafka forgets it when it learns that the group has gone on without the worker,
         # and only then are the partitions revoked and what was done with them committed.
         self._member = self._thread.member
@@ -553,6 +558,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self.app.topics.start_progress()
         self.app.topics.start_at(self.app.tables.start_positions())
         await self.perform_seek()
+        for tp, offset in self._began.items():
+            if not self.committed_offset(tp):  # aiokafka leaves it where it is
+                await self.seek(tp, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
