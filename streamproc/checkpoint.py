@@ -201,10 +201,10 @@ class Checkpoint:
             return
         if self.app.exactly_once:
             await self.app.producer.abort_transaction()
+            self.app.dead_letters.forget()
         for sink in self._transactional:
             sink.discard()
         self.app.tables.roll_back()
-        self.app.dead_letters.forget()
         self.is_void = False
 
     # -- at an assignment
