@@ -48,8 +48,10 @@ class SinkProbe:
             return None
         try:
             await asyncio.wait_for(sink.check(), TIMEOUT)
-        except (StreamprocError, OSError) as exc:
+        except StreamprocError as exc:
             return str(exc)
         except asyncio.TimeoutError:
             return f"{sink!r} did not answer within {TIMEOUT:g} s"
+        except Exception as exc:  # noqa: BLE001 (whatever a user's sink raises)
+            return f"{sink!r} can't be checked: {exc!r}"
         return None

@@ -21,6 +21,7 @@ from mode.utils.futures import maybe_cancel
 from streamproc.health.exits import EXIT_STALLED, EXIT_UNCLEAN, end_now
 from streamproc.health.loopwatch import LoopWatch
 from streamproc.health.watchdog import Watchdog, where_agents_wait
+from streamproc.kafka.repeats import thin_out
 
 #: Seconds, after ``drain_timeout``, within which a worker that stops has to end. With the
 #: default of 20 s it is gone before Kubernetes kills it (30 s).
@@ -46,6 +47,7 @@ class Worker(FaustWorker):  # type: ignore[misc]
 
     async def on_first_start(self) -> None:
         await super().on_first_start()
+        thin_out()
         timeout = self.app.health.stall_timeout
         # A debugger blocks the loop for as long as one looks.
         if timeout is not None and not self.debug:

@@ -172,10 +172,11 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     seized = trapped("search", STALL="1")
     told_twice = trapped("hang")
     deaf = trapped("hang_for_good", DRAIN="0.5")
+    patient = trapped("hang", DRAIN="0.5")
     broken = trapped("crash", DRAIN="0.5")
     without_redis = trapped("go_on", REDIS_URL=redis.url)
 
-    for each in (told_twice, deaf, without_redis):
+    for each in (told_twice, deaf, patient, without_redis):
         each.worker.wait_log("TRAPPED")
         each.worker.send_signal(signal.SIGTERM)
 
@@ -203,6 +204,10 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     assert seized.worker.wait_end(15) == 1
     assert "in search" in seized.worker.log
 
+    # A record that isn't finished in time is left to the next worker: that is no error.
+    assert patient.worker.wait_end(10) == 0
+    assert "Agents did not finish within 0.5 s" in patient.worker.log
+
     assert broken.worker.wait_end(10) == 1
     assert broken.last_line().endswith("exit code 1: broken")
 
@@ -213,5 +218,5 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
 
     assert deaf.worker.wait_end(15) == 75
     assert "exit code 75: it got SIGTERM; it did not stop within 8.5 s" in deaf.worker.log
-    for each in (hanging, blocked, seized, told_twice, deaf):
+    for each in (hanging, blocked, seized, told_twice, deaf, patient):
         assert kafka_client.total_committed(each.group, each.topic) <= 10, each.env

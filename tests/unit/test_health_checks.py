@@ -298,6 +298,9 @@ async def test_sinks_are_asked_also_when_nothing_is_written():
     assert probe.away == {sink: "The server is away"}
     await probe.ask()
     assert probe.away == {}
+    sink.check = lambda: 1 / 0
+    await probe.ask()
+    assert "can't be checked: ZeroDivisionError" in probe.away[sink]
 
 
 def test_the_page_about_operations_has_every_check_and_exit_code():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,7 @@ from aiokafka.errors import (
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from streamproc.kafka import membership
+from streamproc.kafka import membership, repeats
 from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
 
 TP0 = TopicPartition("t", 0)
@@ -141,7 +142,7 @@ async def test_partitions_of_others_are_not_committed():
 
 async def test_it_ends_in_time():
     coordinator = Coordinator(*[NotCoordinatorError() for _ in range(10_000)])
-    with pytest.raises(NotCoordinatorError):
+    with pytest.raises((NotCoordinatorError, asyncio.TimeoutError)):
         await commit(consumer(coordinator), {TP0: 7}, timeout=0.05)
     assert 1 < coordinator.calls < 100
     with pytest.raises(asyncio.TimeoutError):
@@ -169,6 +170,26 @@ async def test_heartbeats_count_from_when_they_were_sent(monkeypatch):
 
     coordinator.generation = -1  # what aiokafka sets when the group doesn't know it
     assert heartbeats.age is None
+
+
+def test_a_broker_that_is_away_is_not_said_forty_times_a_second(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(repeats, "monotonic", lambda: now[0])
+    log = logging.getLogger("aiokafka.test_repeats")
+    repeats.thin_out()
+    repeats.thin_out()
+    for step in range(100):
+        now[0] = step * 0.3
+        log.error("Unable connect to node %s", step)
+        log.info("Something else")
+    log.warning("Another one")
+    said = [each.getMessage() for each in caplog.records if each.levelno > logging.INFO]
+    assert said == [
+        "Unable connect to node 0",
+        "Unable connect to node 34 (33 more like it in 10 s)",
+        "Unable connect to node 68 (33 more like it in 10 s)",
+        "Another one",
+    ]
 
 
 def test_records_of_an_open_transaction_are_not_behind():
