@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -122,13 +126,14 @@ def ways(broker: Broker, made: Certificates) -> dict[str, tuple[Listener, dict[s
     }
 
 
-def environment(settings: dict[str, Any]) -> dict[str, str]:
+def environment(listener: Listener, settings: dict[str, Any]) -> dict[str, str]:
     names = {"mechanism": "sasl_mechanism"}
-    return {
+    values = {
         f"STREAMPROC_BROKER_{names.get(name, name).upper()}": str(value)
         for name, value in settings.items()
         if name != "token"
     }
+    return {**values, "STREAMPROC_BROKER_LIST": listener.address}
 
 
 def test_every_way_in_and_every_mistake(
@@ -137,29 +142,62 @@ def test_every_way_in_and_every_mistake(
     client = harness.KafkaClient(broker.server.bootstrap)
     source, results = client.create_topic(1), client.create_topic(1)
     client.produce(source, [{"way": way} for way in ways(broker, certificates)])
-    for way, (listener, settings) in ways(broker, certificates).items():
-        folder = tmp_path / way
+
+    def start(name: str, listener: Listener, settings: dict[str, Any]) -> harness.Worker:
+        folder = tmp_path / name
         (folder / "agents").mkdir(parents=True)
         (folder / "agents" / "__init__.py").touch()
         (folder / "agents" / "echo.py").write_text(AGENT)
         if "token" in settings:
             (folder / "settings.py").write_text(SETTINGS)
-        worker(
-            module="streamproc",
-            cwd=folder,
-            env={
-                **environment(settings),
-                "STREAMPROC_NAME": way,
-                "STREAMPROC_BROKER_LIST": listener.address,
-                "SOURCE": source,
-                "RESULTS": results,
-            },
-        )
+        names = {"STREAMPROC_NAME": name, "SOURCE": source, "RESULTS": results}
+        env = {**environment(listener, settings), **names}
+        return worker(module="streamproc", cwd=folder, env=env)
+
+    for way, (listener, settings) in ways(broker, certificates).items():
+        start(way, listener, settings)
+    wrong = {"username": "alice", "password": "wrong-4711", "mechanism": "SCRAM-SHA-256"}
+    refused = start("refused", broker.login, wrong)
+    tools = [Tool(tmp_path, way, *ways(broker, certificates)[way]) for way in ("mutual", "plain")]
     _reader_reads_each_way(source, broker, certificates)
     _mistakes_are_named(source, broker, certificates)
+    for tool in tools:
+        tool.check(client)
     found = client.consume_all(results, at_least=36, timeout=60)
     counts = [record.json()["count"] for record in found]
     assert counts == [1] * 36  # of each of the six workers, one of each way
+    assert refused.wait_end() != 0
+    assert "refused the login of 'alice' by SCRAM-SHA-256" in refused.log
+    assert "wrong-4711" not in refused.log
+
+
+class Tool:
+    """`streamproc replay` and then `streamproc doctor`, by the settings of a way in."""
+
+    def __init__(self, folder: Path, way: str, listener: Listener, values: dict[str, Any]) -> None:
+        self._topic = f"replayed-{way}"
+        data = folder / f"{way}.csv"
+        data.write_text("n\n1\n2\n")
+        name = [sys.executable, "-m", "streamproc"]
+        replay = shlex.join([*name, "replay", str(data), "--topic", self._topic])
+        doctor = shlex.join([*name, "doctor", "--json", "--seconds", "0.5"])
+        self._process = subprocess.Popen(
+            ["sh", "-c", f"{replay} >&2 && {doctor}"],
+            cwd=folder / way,
+            env={**os.environ, **environment(listener, values), "STREAMPROC_TOPIC": self._topic}
+            | {"SOURCE": self._topic, "RESULTS": self._topic},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def check(self, client: harness.KafkaClient) -> None:
+        output, errors = self._process.communicate(timeout=60)
+        assert output, errors
+        found = {each["check"]: each for each in json.loads(output)}
+        assert found["broker"]["level"] == "ok"
+        assert "2 records" in found[f"topic {self._topic}"]["message"]
+        assert len(client.consume_all(self._topic, at_least=2)) == 2
 
 
 def _reader_reads_each_way(source: str, broker: Broker, certificates: Certificates) -> None:
