@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +18,11 @@ EXIT_UNCLEAN = 75
 LAST_WORDS_TIMEOUT = 2.0
 
 
-def end_now(code: int, reason: str) -> None:
+def end_now(code: int, reason: str, details: Callable[[], str] = str) -> None:
     """End the process at once, as a kill does, with ``reason`` as its last log line."""
 
     def say() -> None:
-        logger.critical("The worker ends with exit code %s: %s", code, reason)
+        logger.critical("The worker ends with exit code %s: %s%s", code, reason, details())
         logging.shutdown()
         sys.stdout.flush()
 
@@ -29,3 +30,38 @@ def end_now(code: int, reason: str) -> None:
     speaker.start()
     speaker.join(LAST_WORDS_TIMEOUT)
     os._exit(code)
+
+
+class StopLimit:
+    """Ends the process when a stop takes too long.
+
+    Args:
+        seconds: How long a stop may take.
+        end: Called in a thread of its own then, with the reason of the stop.
+    """
+
+    def __init__(self, seconds: float, end: Callable[[str], None]) -> None:
+        self.seconds = seconds
+        self._end = end
+        self._reason: str | None = None
+        self._begun, self._ended = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Start the thread now: a signal's handler can't safely do so."""
+        threading.Thread(target=self._run, name="stop-limit", daemon=True).start()
+
+    def begin(self, reason: str) -> None:
+        """A stop has begun, for this reason; the first counts."""
+        if self._reason is None:
+            self._reason = reason
+            self._begun.set()
+
+    def cancel(self) -> None:
+        """The stop is done."""
+        self._ended.set()
+        self._begun.set()
+
+    def _run(self) -> None:
+        self._begun.wait()
+        if not self._ended.wait(self.seconds):
+            self._end(f"{self._reason}; it did not stop within {self.seconds:g} s")

@@ -11,14 +11,13 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from time import monotonic
 from typing import Any
 
 from faust.worker import Worker as FaustWorker
 from mode.utils.futures import maybe_cancel
 
-from streamproc.health.exits import EXIT_STALLED, EXIT_UNCLEAN, end_now
+from streamproc.health.exits import EXIT_STALLED, EXIT_UNCLEAN, StopLimit, end_now
 from streamproc.health.loopwatch import LoopWatch
 from streamproc.health.watchdog import Watchdog, where_agents_wait
 from streamproc.kafka.repeats import thin_out
@@ -35,9 +34,12 @@ class Worker(FaustWorker):  # type: ignore[misc]
     """Runs an App in a process of its own."""
 
     _told_to_stop_at: float | None = None
-    _stop_timer: threading.Timer | None = None
     _loop_watch: LoopWatch | None = None
     _signal_stop_future: asyncio.Future[None] | None = None
+
+    def __init__(self, app: Any, *services: Any, **options: Any) -> None:
+        super().__init__(app, *services, **options)
+        self._stop_limit = StopLimit(app.drain_timeout + STOP_MARGIN, self._end_unclean)
 
     def on_init_dependencies(self) -> Any:
         return [
@@ -46,6 +48,7 @@ class Worker(FaustWorker):  # type: ignore[misc]
         ]
 
     async def on_first_start(self) -> None:
+        self._stop_limit.start()
         await super().on_first_start()
         thin_out()
         timeout = self.app.health.stall_timeout
@@ -61,7 +64,7 @@ class Worker(FaustWorker):  # type: ignore[misc]
         """Stop as after a signal: what other agents have done is committed."""
         health = self.app.health
         health.gave_up, health.stopping = reason, True
-        self._limit_stop(reason)
+        self._stop_limit.begin(reason)
         if self._signal_stop_future is None:
             self._signal_stop_time = self.loop.time()
             self._signal_stop_future = asyncio.ensure_future(self._stop_stalled())
@@ -83,7 +86,7 @@ class Worker(FaustWorker):  # type: ignore[misc]
         now = monotonic()
         if self._told_to_stop_at is None:
             self._told_to_stop_at = now
-            self._limit_stop(f"it got {signal.Signals(number).name}")
+            self._stop_limit.begin(f"it got {signal.Signals(number).name}")
             stop = self._on_sigint if number == signal.SIGINT else self._on_sigterm
             self.loop.call_soon_threadsafe(stop)
         elif now - self._told_to_stop_at > SAME_SIGNAL:
@@ -97,19 +100,13 @@ class Worker(FaustWorker):  # type: ignore[misc]
 
     # -- the end
 
-    def _limit_stop(self, reason: str) -> None:
-        """End the process if it is still there when it should have stopped."""
-        if self._stop_timer is None:
-            limit = self.app.drain_timeout + STOP_MARGIN
-            code = EXIT_STALLED if self.app.health.gave_up else EXIT_UNCLEAN
-            arguments = (code, f"{reason}; it did not stop within {limit:g} s", self.app)
-            self._stop_timer = threading.Timer(limit, _end_unclean, arguments)
-            self._stop_timer.daemon = True
-            self._stop_timer.start()
+    def _end_unclean(self, reason: str) -> None:
+        code = EXIT_STALLED if self.app.health.gave_up else EXIT_UNCLEAN
+        end_now(code, reason, lambda: where_agents_wait(self.app))
 
     def stop_and_shutdown(self) -> None:
         self.app.health.stopping = True
-        self._limit_stop(f"it failed: {self.app.crash_reason!r}")
+        self._stop_limit.begin(f"it failed: {self.app.crash_reason!r}")
         super().stop_and_shutdown()
 
     def execute_from_commandline(self) -> None:
@@ -124,11 +121,6 @@ class Worker(FaustWorker):  # type: ignore[misc]
             self.log.critical("The worker ends with exit code %s: %s", code, gave_up or crash)
             sys.exit(code)
         finally:
-            if self._stop_timer is not None:
-                self._stop_timer.cancel()
+            self._stop_limit.cancel()
             if self._loop_watch is not None:
                 self._loop_watch.stop()
-
-
-def _end_unclean(code: int, reason: str, app: Any) -> None:
-    end_now(code, f"{reason}.{where_agents_wait(app)}")
