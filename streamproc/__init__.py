@@ -15,6 +15,7 @@ from streamproc._version import __version__
 if TYPE_CHECKING:
     from streamproc import sinks
     from streamproc.application import App
+    from streamproc.health.worker import Worker
     from streamproc.kafka.security import BrokerSecurity
     from streamproc.records import Record
     from streamproc.sinks.writer import RedisWriter
@@ -41,6 +42,7 @@ _ORIGINS = {
     "RedisWriter": "streamproc.sinks.writer",
     "Stream": "streamproc.streams.stream",
     "Topic": "streamproc.streams.topic",
+    "Worker": "streamproc.health.worker",
     "dead_letter": "streamproc.streams.policies",
     "join_tables": "streamproc.streams.joins",
     "retry": "streamproc.streams.policies",
@@ -59,6 +61,7 @@ __all__ = [
     "RedisWriter",
     "Stream",
     "Topic",
+    "Worker",
     "__version__",
     "app",
     "dead_letter",

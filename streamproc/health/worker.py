@@ -31,8 +31,12 @@ SAME_SIGNAL = 0.5
 
 
 class Worker(FaustWorker):  # type: ignore[misc]
-    """Runs an App in a process of its own."""
+    """Runs an App, in a process of its own by :meth:`execute_from_commandline`.
 
+    One that is started in another way, beside other things, never ends the process.
+    """
+
+    _owns_process = False
     _told_to_stop_at: float | None = None
     _loop_watch: LoopWatch | None = None
     _signal_stop_future: asyncio.Future[None] | None = None
@@ -48,12 +52,13 @@ class Worker(FaustWorker):  # type: ignore[misc]
         ]
 
     async def on_first_start(self) -> None:
-        self._stop_limit.start()
+        if self._owns_process:
+            self._stop_limit.start()
         await super().on_first_start()
         thin_out()
         timeout = self.app.health.stall_timeout
         # A debugger blocks the loop for as long as one looks.
-        if timeout is not None and not self.debug:
+        if timeout is not None and self._owns_process and not self.debug:
             self._loop_watch = LoopWatch(timeout, self._on_blocked)
             self._loop_watch.start()
 
@@ -77,6 +82,8 @@ class Worker(FaustWorker):  # type: ignore[misc]
 
     def _install_signal_handlers_unix(self) -> None:
         super()._install_signal_handlers_unix()
+        if not self._owns_process:
+            return
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.remove_signal_handler(number)
             # Those of the loop would have to wait while it is blocked.
@@ -111,6 +118,7 @@ class Worker(FaustWorker):  # type: ignore[misc]
 
     def execute_from_commandline(self) -> None:
         """Run until the worker has ended, and leave with its exit code."""
+        self._owns_process = True
         try:
             super().execute_from_commandline()
         except SystemExit as end:

@@ -310,3 +310,9 @@ def test_the_page_about_operations_has_every_check_and_exit_code():
     for code in (EXIT_STALLED, EXIT_UNCLEAN):
         assert f"\n| {code} |" in page
     assert f"`drain_timeout` and {STOP_MARGIN:g} s" in page
+
+
+def test_workers_are_ours():
+    app, _ = new_app()
+    assert app.conf.Worker is streamproc.Worker
+    assert streamproc.Worker.__module__ == "streamproc.health.worker"
