@@ -13,6 +13,7 @@ from streamproc.cli.dlq import dlq
 from streamproc.cli.doctor import doctor
 from streamproc.cli.init import init
 from streamproc.errors import StreamprocError
+from streamproc.records.secrets import guard_output
 
 __all__ = ["main"]
 
@@ -33,6 +34,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="streamproc")
 def main() -> None:
     """Stream processing with Kafka and Redis. Workers start with: faust -A streamproc worker"""
+    guard_output()
 
 
 def __getattr__(name: str) -> Any:

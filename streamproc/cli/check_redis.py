@@ -36,9 +36,14 @@ def check_redis(settings: Settings) -> list[Finding]:
     ) as client:
         if problem := _problem(client, place):
             return [problem]
-        info: dict[str, Any] = client.info()
+        try:
+            info: dict[str, Any] = client.info()
+            clock = _clock(client)
+        except NoPermissionError as exc:
+            advice = "Allow the user INFO and TIME, and CONFIG GET, to have more looked at."
+            return [note("redis", f"Redis answers at {place}, but doesn't tell all: {exc}", advice)]
         answers = ok("redis", f"Redis {info.get('redis_version', '?')} answers at {place}")
-        return [answers, _persistence(client, info), _eviction(info), _clock(client)]
+        return [answers, _persistence(client, info), _eviction(info), clock]
 
 
 def _problem(client: redis.Redis, place: str) -> Finding | None:

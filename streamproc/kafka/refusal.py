@@ -97,7 +97,9 @@ async def refusal_of(
         return _no_mechanism(place, await _mechanisms(host, port, options, timeout), options)
     except (AuthenticationFailedError, SaslAuthenticationFailed) as exc:
         return _login_refused(place, exc, options)
-    except (KafkaError, OSError, asyncio.TimeoutError) as exc:
+    except asyncio.TimeoutError:
+        return None  # it hangs, or packets are dropped
+    except (KafkaError, OSError) as exc:
         cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refused(place, cause)):
             return refusal

@@ -34,7 +34,11 @@ def certificates(tmp_path: Path) -> Certificates:
 @pytest.fixture
 def server(children: list[Any], tmp_path: Path) -> RedisServer:
     """A Redis whose user alice may write, and whose default user may nothing."""
-    directives = [f"user alice on >{PASSWORD} ~* +@all", "user default off"]
+    directives = [
+        f"user alice on >{PASSWORD} ~* +@all",
+        f"user bob on >{PASSWORD} ~* +ping +hset",
+        "user default off",
+    ]
     server = RedisServer(tmp_path / "redis", directives=directives)
     children.append(server)
     return server.start()
@@ -111,5 +115,9 @@ async def test_users_and_tls(
     await said(server.port, "refused", "STREAMPROC_REDIS_PASSWORD", **wrong)
     await said(tls.port, "is not trusted here", "redis_ca_file", **alice, tls=True)
     await said(mutual.port, "a client certificate", "redis_certificate_file", **alice, **ca)
+    bob = {"username": "bob", "password": PASSWORD}
+    finding = (await asyncio.to_thread(check_redis, settings_of(server.port, **bob)))[0]
+    assert finding.level == "note"
+    assert "doesn't tell all" in finding.message
     unchecked = {**alice, **ca, "check_hostname": False}
     await use(settings_of(tls.port, **unchecked))
