@@ -1,6 +1,7 @@
 """Sinks: what brings results to systems outside Kafka."""
 
-from streamproc.sinks.base import Sink
+from streamproc.sinks.base import Sink, TransactionalSink
+from streamproc.sinks.postgres import PostgresSink
 from streamproc.sinks.redis import (
     RedisCounter,
     RedisHash,
@@ -19,6 +20,7 @@ from streamproc.sinks.redis import (
 )
 
 __all__ = [
+    "PostgresSink",
     "RedisCounter",
     "RedisHash",
     "RedisHyperLogLog",
@@ -33,5 +35,6 @@ __all__ = [
     "RedisString",
     "RedisTimeSeries",
     "Sink",
+    "TransactionalSink",
     "redis_lookup",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,7 +12,17 @@ from typing import Any
 import pytest
 import redis
 from certificates import Certificates, make_certificates
-from exactly import READER, Network, at, checkpoint, new_app, partitions, process
+from exactly import (
+    READER,
+    Job,
+    Network,
+    asyncio_timeout,
+    at,
+    checkpoint,
+    new_app,
+    partitions,
+    process,
+)
 
 from streamproc.dev.process import free_port
 from streamproc.dev.servers import RedisServer
@@ -327,18 +336,6 @@ async def test_redis_away(trouble: str, opened: Open, new_redis: Any) -> None:
     assert sinks[0].written == 20
 
 
-@contextlib.asynccontextmanager
-async def asyncio_timeout(seconds: float) -> AsyncIterator[None]:
-    """End the test when it hangs (asyncio.timeout is not there in Python 3.10)."""
-    task = asyncio.current_task()
-    assert task is not None
-    timer = asyncio.get_running_loop().call_later(seconds, task.cancel)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 @pytest.mark.parametrize("fault", ["before", "after", "late"])
 @pytest.mark.parametrize("size", [10, 200_000], ids=["small", "in pieces"])
 async def test_answer_lost(
@@ -357,80 +354,8 @@ async def test_answer_lost(
         await sink.close()
 
 
-class Job:
-    """A count and a list a partition, by workers that crash; what Kafka would have committed."""
-
-    def __init__(self, url: str, seed: int) -> None:
-        self.url = url
-        self.random = random.Random(seed)
-        self.committed = dict.fromkeys(range(3), 0)
-        self.crashes = self.zombies = self.cancelled = 0
-
-    async def start(self) -> list[RedisSink]:
-        app = new_app(self.url)
-        sinks = [RedisCounter("n:{partition}", timeout=2), RedisList("l:{partition}", timeout=2)]
-        for sink in sinks:
-            await sink.open(app)
-            await sink.claim(partitions(*self.committed))
-        return sinks
-
-    async def run(self, total: int, network: Network) -> None:
-        """Process ``total`` records a partition with a fault in most checkpoints."""
-        sinks = await self.start()
-        at_offset = dict(self.committed)
-        old: list[list[RedisSink]] = []
-        while min(self.committed.values()) < total:
-            for partition, offset in at_offset.items():
-                end = min(total, offset + self.random.randrange(5))
-                for n in range(offset, end):
-                    await process(sinks, partition, n, n)
-                at_offset[partition] = end
-            network.fault = self.random.choice([None, "before", "after", "late"])
-            kind = self.random.random()
-            if kind < 0.3:
-                self.crashes += 1
-                await self.give_up(sinks, at_offset)
-                if self.random.random() < 0.5:  # the records are read again in the process
-                    for sink in sinks:
-                        sink.discard()
-                        if self.random.random() < 0.5:
-                            await sink.claim(partitions(*self.committed))
-                else:
-                    old.append(sinks)
-                    sinks = await self.start()
-                at_offset = dict(self.committed)
-            else:
-                await checkpoint(sinks, at_offset)
-                if kind < 0.4:  # offsets are not committed, and the worker goes on
-                    at_offset = dict(self.committed)
-                else:
-                    self.committed = dict(at_offset)
-            if old and self.random.random() < 0.3:
-                self.zombies += 1
-                for sink in self.random.choice(old):
-                    await self.wake(sink)
-        for sink in [*sinks, *(sink for pair in old for sink in pair)]:
-            await sink.close()
-
-    async def give_up(self, sinks: list[RedisSink], at_offset: dict[int, int]) -> None:
-        """Begin a checkpoint, or not, and leave it anywhere in it."""
-        if self.random.random() < 0.3:
-            return
-        task = asyncio.create_task(checkpoint(sinks, at_offset))
-        for _ in range(self.random.randrange(30)):
-            await asyncio.sleep(0)
-        await asyncio.sleep(self.random.choice([0, 0, 0.0005, 0.001, 0.002]))
-        self.cancelled += not task.done()
-        task.cancel()
-        await asyncio.wait([task])
-
-    async def wake(self, sink: RedisSink) -> None:
-        """Let a worker go on that doesn't know that others have its partitions."""
-        partition = self.random.randrange(3)
-        with at(partition, 10_000):
-            await sink.write(["zombie"])
-        with pytest.raises(Fenced):
-            await checkpoint([sink], {partition: 10_001})
+def pair() -> list[RedisSink]:
+    return [RedisCounter("n:{partition}", timeout=2), RedisList("l:{partition}", timeout=2)]
 
 
 @pytest.mark.parametrize("attempt", range(3))
@@ -440,9 +365,9 @@ async def test_counts_are_exact_wherever_workers_crash(
     seed, total = random.randrange(1 << 32), 150
     print(f"seed {seed}")
     async with Network(redis_server.port, seed).up() as network:
-        job = Job(network.url, seed)
+        job = Job(network, pair, lambda: new_app(network.url), seed)
         async with asyncio_timeout(60):
-            await job.run(total, network)
+            await job.run(total)
         await asyncio.sleep(0.05)  # what is late arrives
     assert job.crashes > 5
     assert job.zombies > 0
