@@ -119,7 +119,7 @@ def ways(broker: Broker, made: Certificates) -> dict[str, tuple[Listener, dict[s
         "oauthbearer": (broker.login, {"token": True}),
         "tls": (broker.tls, {"ca_file": made.ca}),
         "mutual": (broker.mutual, {"ca_file": made.ca, **client, "key_password": KEY_PASSWORD}),
-        "scram-512-tls": (
+        "exactly-once": (
             broker.both,
             {**alice, "mechanism": "SCRAM-SHA-512", "ca_file": made.ca},
         ),
@@ -152,6 +152,8 @@ def test_every_way_in_and_every_mistake(
             (folder / "settings.py").write_text(SETTINGS)
         names = {"STREAMPROC_NAME": name, "SOURCE": source, "RESULTS": results}
         env = {**environment(listener, settings), **names}
+        if name == "exactly-once":  # with a transactional producer
+            env["STREAMPROC_PROCESSING_GUARANTEE"] = "exactly_once"
         return worker(module="streamproc", cwd=folder, env=env)
 
     for way, (listener, settings) in ways(broker, certificates).items():
