@@ -101,6 +101,17 @@ class Checkpoint:
             self._transactional.append(sink)
             if self.app.consumer.assignment() and not self.app.rebalancing:
                 await self._claim(sink, self.app.consumer.assignment())
+                if self._has_later_results(sink):
+                    # The batch in hand may go over the offset up to which it has them.
+                    await self.start_over(
+                        SinkError(f"{sink!r} has results of records that are processed again")
+                    )
+
+    def _has_later_results(self, sink: Any) -> bool:
+        return any(
+            sink.claimed.get(each.tp.partition, {}).get(each.reader, 0) > (each.committable() or 0)
+            for each in self.app.topics.progress()
+        )
 
     # -- when
 
