@@ -29,6 +29,7 @@ def main() -> int:
         "--brokers", type=int, choices=(1, 3), default=None, help="default: by chance"
     )
     parser.add_argument("--only", default="", help="names of faults, with commas between them")
+    parser.add_argument("--in-order", action="store_true", help="those, once each")
     parser.add_argument("--keep", type=Path, default=None, help="folder for logs and data")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="faults-"))
@@ -57,7 +58,9 @@ def _round(options: argparse.Namespace, seed: int, folder: Path) -> tuple[list[s
     allowed = [getattr(faults, name) for name in options.only.split(",") if name]
     if not allowed:
         allowed = [*faults.ANY, *([faults.take_leaders_away] if brokers == 3 else [])]
-    schedule = [dice.choice(allowed) for _ in range(options.faults)]
+    schedule = allowed
+    if not options.in_order:
+        schedule = [dice.choice(allowed) for _ in range(options.faults)]
     began = time.monotonic()
     error, result, figures, run = None, "held", None, None
     servers = Servers(folder, brokers).start()
