@@ -33,6 +33,7 @@ class Failure:
             one; None before.
         given_up: Why, of each record that isn't to be given again, by offset.
         rejected: Offsets of those whose letter has been sent.
+        wrote: Whether something had been changed, so that the worker went back.
     """
 
     first: int
@@ -41,6 +42,7 @@ class Failure:
     alone: dict[int, int] | None = None
     given_up: dict[int, GivenUp] = field(default_factory=dict)
     rejected: set[int] = field(default_factory=set)
+    wrote: bool = False
 
     def count(self, offset: int) -> int:
         """Count one more failure, of the record at ``offset`` if it was given alone."""
@@ -88,15 +90,13 @@ class Failures:
         return failure, failure.count(span.delivery.offsets[span.start])
 
     def _find(self, span: Span) -> Failure:
-        delivery = span.delivery
-        first, last = delivery.offsets[span.start], delivery.offsets[span.end - 1]
-        known = self._known.setdefault(_place(delivery), [])
-        for failure in known:
-            if failure.first <= first <= failure.last:
-                return failure
-        failure = Failure(first, last)
-        known.append(failure)
-        known.sort(key=lambda each: each.first)
+        failure = self.known(span)
+        if failure is None:
+            delivery, start, end = span
+            failure = Failure(delivery.offsets[start], delivery.offsets[end - 1])
+            known = self._known.setdefault(_place(delivery), [])
+            known.append(failure)
+            known.sort(key=lambda each: each.first)
         return failure
 
     def _forget_committed(self) -> None:
@@ -108,14 +108,12 @@ class Failures:
             if not known:
                 del self._known[place]
 
-    def given_up(self, span: Span) -> tuple[Failure, GivenUp] | None:
-        """Return why a single record is not to be given again; None if it is."""
-        delivery, row, end = span
-        if end - row == 1:
-            offset = delivery.offsets[row]
-            for failure in self._known.get(_place(delivery), ()):
-                if offset in failure.given_up:
-                    return failure, failure.given_up[offset]
+    def known(self, span: Span) -> Failure | None:
+        """Return the failure that the first record of ``span`` was part of."""
+        offset = span.delivery.offsets[span.start]
+        for failure in self._known.get(_place(span.delivery), ()):
+            if failure.first <= offset <= failure.last:
+                return failure
         return None
 
     def cut(self, span: Span) -> list[Span]:

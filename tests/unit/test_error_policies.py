@@ -507,3 +507,20 @@ def test_a_checkpoint_takes_no_half_of_a_record(policy):
         assert len(driver.dead_letters()) == 1
         driver.checkpoint()
         assert driver.table(table)["n"] == 1
+
+
+def test_the_worker_goes_back_far_only_once():
+    app = make_app()
+    table = app.Table("counts", default=int, value_type=int, key_type=str)
+
+    def call(value):
+        table["n"] += 1
+        raise_if_bad(value)
+
+    feeder = Feeder(app, "values", call, on_error=retry(3))
+    with TestDriver(app, partitions=1) as driver:
+        pipe(driver, [*range(50), -1, 50])
+        driver.errors  # noqa: B018
+        assert len(driver.dead_letters()) == 1
+        assert feeder.seen == [*range(50), -1, *range(50), -1, -1, -1, 50]
+        assert driver.table(table)["n"] == 51
