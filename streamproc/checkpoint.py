@@ -170,7 +170,7 @@ class Checkpoint:
             from_changelogs: It isn't known which checkpoint is the last one: rebalance, which
                 reads of the changelogs what tables don't have.
         """
-        if self._going_back is not None and not self._going_back.done():
+        if self.is_going_back:
             return
         self.make_void()
         is_fenced = isinstance(error, Fenced) and not isinstance(error, TransactionAborted)
@@ -179,6 +179,18 @@ class Checkpoint:
         else:
             logger.warning("Going back to the last checkpoint: %s", error)
         self._going_back = asyncio.ensure_future(self._go_back(from_changelogs or is_fenced))
+
+    @property
+    def is_going_back(self) -> bool:
+        """True while the worker goes back to its last checkpoint."""
+        return self._going_back is not None and not self._going_back.done()
+
+    async def leave_to_rebalance(self) -> None:
+        """The group rebalances: its next assignment begins at the checkpoint, however far
+        going back to it is."""
+        if self._going_back is not None and self.is_going_back:
+            self._going_back.cancel()
+            await asyncio.wait([self._going_back])
 
     def make_void(self) -> None:
         """Let nothing count that was done since the last checkpoint."""
@@ -190,12 +202,16 @@ class Checkpoint:
         app = self.app
         try:
             if app.rebalancing:
-                return  # the new assignment begins at the checkpoint
+                # The new assignment begins at the checkpoint, unless it has begun already.
+                await app.tables.recovery.completed.wait()
+                if not self.is_void:
+                    return
             if rejoins:
                 await app.consumer.rejoin()
                 return
             generation = app.consumer_generation_id
-            await app.consumer.maybe_wait_for_commit_to_finish()
+            # What waits for a commit and is cancelled must not cancel the commit.
+            await asyncio.shield(app.consumer.maybe_wait_for_commit_to_finish())
             async with self.gate.hold(patiently=True):
                 if app.rebalancing or generation != app.consumer_generation_id:
                     return
@@ -278,7 +294,7 @@ class Checkpoint:
         go up to: what a restart finds there need not be processed again. Returns True
         when offsets were committed.
         """
-        if self._abandoned or self.is_void:
+        if self._abandoned or self.is_void or not self.app.consumer.is_positioned:
             return False
         self._records = self._bytes = 0
         try:

@@ -415,6 +415,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._room.set()
             self._thread.wake_fetch()
 
+    @property
+    def is_positioned(self) -> bool:
+        """False from an assignment until reading of it can begin: nothing is done meanwhile."""
+        return self._positioned
+
     def is_at_end(self, tp: TP) -> bool:
         """True when all that the broker has of an assigned partition was fetched."""
         return self._thread.is_at_end(tp)
@@ -563,11 +568,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 await self.seek(tp, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self.app.checkpoint.leave_to_rebalance()
         await super().on_partitions_revoked(revoked)
         self._full.clear()
         self.app.topics.close_progress()
 
     async def on_stop(self) -> None:
+        await self.app.checkpoint.leave_to_rebalance()
         if not all(each.closed for each in self.app.topics.progress()):
             await self.wait_empty()
 

@@ -21,6 +21,7 @@ class Work:
         app = self._app
         return (
             app.consumer.is_behind
+            or app.checkpoint.is_going_back
             or bool(app.checkpoint.gate._inside)
             or any(each.has_backlog and not each.closed for each in app.topics.progress())
             or any(stream._redo._queue for stream in self._streams())

@@ -1,9 +1,14 @@
 """Transactions in the test driver: what is seen when, and what a crash leaves of them."""
 
+import asyncio
+
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
 import streamproc
+from streamproc.errors import DriverError, Fenced
+from streamproc.kafka.consumer import Consumer
+from streamproc.tables.recovery import Recovery
 from streamproc.testing import TestDriver
 from streamproc.testing.transport import MemoryClient
 
@@ -111,3 +116,63 @@ def test_a_commit_whose_answer_is_lost_is_not_done_twice(driver, monkeypatch):
     driver.checkpoint()
     assert numbers(driver) == [2, 4]
     assert driver.table("counts") == {"a": 2}
+
+
+def test_a_record_that_fails_leaves_nothing(doubling, driver):
+    doubling.fails.add(2)
+    driver.topic("numbers").pipe_many(("a", Number(n=n)) for n in range(4))
+    driver.checkpoint()
+    assert list(map(str, driver.errors)) == ["2"]
+    assert numbers(driver) == [0, 2, 4, 6]
+    assert driver.table("counts") == {"a": 4}
+
+
+def test_a_rebalance_takes_over_what_is_being_gone_back_to(doubling, driver, monkeypatch):
+    async def hang(self):
+        await asyncio.Event().wait()
+
+    rewind = Consumer.rewind
+    monkeypatch.setattr(Consumer, "rewind", hang)
+    doubling.fails.add(2)
+    with pytest.raises(DriverError, match="not done"):
+        driver.topic("numbers").pipe_many(("a", Number(n=n)) for n in range(4))
+    monkeypatch.setattr(Consumer, "rewind", rewind)
+    driver.rebalance()
+    driver.checkpoint()
+    assert driver.errors
+    assert numbers(driver) == [0, 2, 4, 6]
+    assert driver.table("counts") == {"a": 4}
+
+
+def test_what_is_void_since_a_recovery_began_is_gone_back_to_after_it(
+    doubling, driver, monkeypatch
+):
+    catch_up = Recovery._catch_up
+
+    async def catch_up_and_be_fenced(self, appliers):
+        monkeypatch.setattr(Recovery, "_catch_up", catch_up)
+        await doubling.app.checkpoint.start_over(Fenced("somebody else has them"))
+        await catch_up(self, appliers)
+
+    monkeypatch.setattr(Recovery, "_catch_up", catch_up_and_be_fenced)
+    driver.rebalance()
+    driver.topic("numbers").pipe("a", Number(n=1))
+    driver.checkpoint()
+    assert numbers(driver) == [2]
+
+
+def test_no_checkpoint_runs_in_a_recovery(doubling, driver, monkeypatch):
+    """It would be about what the last assignment was."""
+    catch_up = Recovery._catch_up
+    taken = []
+
+    async def catch_up_and_commit(self, appliers):
+        monkeypatch.setattr(Recovery, "_catch_up", catch_up)
+        monkeypatch.setattr(doubling.app.checkpoint, "_take", lambda: taken.append(1))
+        await doubling.app.consumer.commit()
+        monkeypatch.undo()
+        await catch_up(self, appliers)
+
+    monkeypatch.setattr(Recovery, "_catch_up", catch_up_and_commit)
+    driver.rebalance()
+    assert not taken
