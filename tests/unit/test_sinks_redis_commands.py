@@ -47,6 +47,11 @@ class Device(msgspec.Struct):
     id: str
 
 
+class Moment(msgspec.Struct):
+    at: datetime
+    partition: int
+
+
 class Reading(msgspec.Struct):
     sensor_id: str
     value: float
@@ -606,6 +611,18 @@ def test_hash_tags_of_partitions(template: str, expected: bool) -> None:
 def test_the_partition_of_results_is_known() -> None:
     run = Run.of([{"v": 1}], partition=0)
     assert Template("{{p{partition}}}:{v}").render(run.values[0], run, 0) == "{p0}:1"
+    device = Device("d")
+    runs = [Run.of([device, ("k", device)], partition=number) for number in (0, 12)]
+    for template, expected in (
+        ("{{p{partition}}}:{id}", ["{p0}:d", "{p12}:d"]),
+        ("{partition:03}:{key}", ["000:k", "012:k"]),
+        ("{partition!r:>3}{id}", ["  0d", " 12d"]),
+        ("{partition}{partition}{key}", ["00k", "1212k"]),
+    ):
+        compiled = Template(template)
+        assert [compiled.render(device, run, 1) for run in runs] == expected
+    moment = Moment(datetime(2026, 1, 1, 12, 30), 7)
+    assert Template("{partition}:{at:%H%M}").render(moment, runs[0], 0) == "7:1230"
     with pytest.raises(SinkError, match="needs 'partition'"):
         Template("{partition}").render(1, Run.of([1]), 0)
 

@@ -37,8 +37,14 @@ class Template:
             raise ConfigurationError(f"template {text!r}: {error}") from None
         self.names = [_base_name(text, name) for _, name, _, _ in self._parts if name is not None]
         self._reads_key = "key" in self.names
-        self._reads_record = any(name in METADATA and name != "key" for name in self.names)
-        self._formats: dict[type, _Format] = {}
+        self._reads_partition = "partition" in self.names
+        slow = METADATA - {"key", "partition"}
+        self._reads_record = not slow.isdisjoint(self.names) or any(
+            name == "partition" and (conversion or "{" in (spec or ""))
+            for _, name, spec, conversion in self._parts
+        )
+        #: By type of the value and, if it is read, the source partition.
+        self._formats: dict[tuple[type, int | None], _Format] = {}
 
     def __deepcopy__(self, memo: Any) -> Template:
         return self  # nothing in it but what is compiled is ever changed
@@ -59,13 +65,13 @@ class Template:
 
     def render(self, value: Any, run: Run, index: int) -> str:
         """Return the text for the value at ``index`` of ``run``; raise :class:`SinkError`."""
-        kind = type(value)
+        kind = type(value), run.partition if self._reads_partition else None
         format_value = self._formats.get(kind)
         key = run.key(index) if self._reads_key else None
         try:
             if format_value is None:
-                format_value = self._formats[kind] = self._compile(value)
-            if self._reads_record:
+                format_value = self._formats[kind] = self._compile(value, kind[1])
+            if self._reads_record or self._reads_partition:
                 return format_value(value, key, run, index)
             return format_value(value, key)
         except (LookupError, AttributeError) as error:
@@ -73,7 +79,7 @@ class Template:
         except (ValueError, TypeError) as error:
             raise SinkError(f"template {self.text!r} does not fit the value: {error}") from None
 
-    def _compile(self, value: Any) -> _Format:
+    def _compile(self, value: Any, partition: int | None) -> _Format:
         """Choose the fastest way of formatting for values like this one."""
         ambiguous = isinstance(value, dict) and not METADATA.isdisjoint(self.names)
         if ambiguous or self._reads_record:
@@ -81,7 +87,7 @@ class Template:
         fields = set(self.names) if isinstance(value, dict) else set(field_names(value))
         fields.update(name for name in self.names if _has_property(value, name))
         moments: list[tuple[_Getter, str]] = []
-        format_value: _Format = self._positional(value, fields, moments).format
+        format_value: _Format = self._positional(value, fields, partition, moments).format
         if moments:
             format_value = _with_moments(format_value, moments)
         if self._reads_key and "key" not in fields:
@@ -89,13 +95,18 @@ class Template:
         return format_value
 
     def _positional(
-        self, value: Any, fields: Iterable[str], moments: list[tuple[_Getter, str]]
+        self,
+        value: Any,
+        fields: Iterable[str],
+        partition: int | None,
+        moments: list[tuple[_Getter, str]],
     ) -> str:
         """Rewrite names as positions: {0...} the value, {1} the key, then texts of moments.
 
         Args:
             value: A value.
             fields: What it has.
+            partition: Source partition, if known; it becomes text.
             moments: Is given how to get each datetime that has a format, and the format.
         """
         own = "0[{}]{}" if isinstance(value, dict) else "0.{}{}"
@@ -117,6 +128,9 @@ class Template:
                 place = own.format(base, rest)
             elif base == "key":
                 place = f"1{rest}"
+            elif base == "partition" and partition is not None and not rest:
+                pieces.append(format(partition, spec or ""))
+                continue
             elif base == "value":
                 place = f"0{rest}"
             else:
@@ -168,7 +182,7 @@ def _has_property(value: Any, name: str) -> bool:
 
 
 def _with_moments(format_value: _Format, moments: list[tuple[_Getter, str]]) -> _Format:
-    def formatted(value: Any, key: Any) -> str:
+    def formatted(value: Any, key: Any, *record: Any) -> str:
         return format_value(value, key, *[_text(get(value), spec) for get, spec in moments])
 
     return formatted
@@ -190,7 +204,7 @@ def _text_of_moment(moment: datetime, zone: tzinfo | None, fold: int, spec: str)
 
 
 def _requiring_key(format_value: _Format) -> _Format:
-    def checked(value: Any, key: Any) -> str:
+    def checked(value: Any, key: Any, *record: Any) -> str:
         if key is None:
             raise LookupError("key")
         return format_value(value, key)

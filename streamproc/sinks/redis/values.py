@@ -23,7 +23,7 @@ _SCALARS = (str, bytes, int, float)
 class Run:
     """A run of values in order, with the keys, times and places of their records if known."""
 
-    __slots__ = ("_keys", "_offsets", "_partition", "_timestamps", "_topic", "values")
+    __slots__ = ("_keys", "_offsets", "_timestamps", "_topic", "partition", "values")
 
     def __init__(self, values: Sequence[Any], keys: Sequence[Any] | None = None) -> None:
         self.values = values
@@ -31,7 +31,7 @@ class Run:
         self._timestamps: Sequence[int] | None = None
         self._offsets: Sequence[int] | None = None
         self._topic: str | None = None
-        self._partition: int | None = None
+        self.partition: int | None = None
 
     @classmethod
     def of(cls, values: Any, partition: int | None = None) -> Run:
@@ -42,8 +42,8 @@ class Run:
             partition: Source partition of the records it was made of, if known.
         """
         run = cls._of(values)
-        if run._partition is None:
-            run._partition = partition
+        if run.partition is None:
+            run.partition = partition
         return run
 
     @classmethod
@@ -55,7 +55,7 @@ class Run:
         if hasattr(values, "timestamps"):  # a Batch, known by its shape: this needs no Kafka
             run = cls(values.values, values.keys)
             run._timestamps, run._offsets = values.timestamps, values.offsets
-            run._topic, run._partition = values.topic, values.partition
+            run._topic, run.partition = values.topic, values.partition
             return run
         if tuple not in set(map(type, values)):
             return cls(values)
@@ -72,7 +72,7 @@ class Run:
         run = Run(self.values[part], self._keys and self._keys[part])
         run._timestamps = self._timestamps and self._timestamps[part]
         run._offsets = self._offsets and self._offsets[part]
-        run._topic, run._partition = self._topic, self._partition
+        run._topic, run.partition = self._topic, self.partition
         return run
 
     def key(self, index: int) -> Any:
@@ -93,7 +93,7 @@ class Run:
             return self._offsets[index] if self._offsets else None
         if name == "key":
             return self.key(index)
-        return {"topic": self._topic, "partition": self._partition}.get(name)
+        return {"topic": self._topic, "partition": self.partition}.get(name)
 
     def metadata_names(self, index: int) -> set[str]:
         """Return the names in METADATA that are known for this value."""
