@@ -76,6 +76,14 @@ class ProducerBuffer(FaustProducerBuffer):  # type: ignore[misc]
         finally:
             self._sending -= 1
 
+    async def discard(self) -> None:
+        """Forget what waits, and return when nothing is being sent."""
+        while not self.pending.empty():
+            self.pending.get_nowait().cancel()
+        while self._sending and not self.should_stop:
+            self.message_sent.clear()
+            await self.wait_first(self.message_sent.wait(), self._stopped.wait())
+
     async def flush_atmost(self, max_messages: int | None) -> int:
         allowed = 0 if max_messages is None else max_messages
         flushed = 0
@@ -179,6 +187,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
 
     async def abort_transaction(self) -> None:
         """Void what was sent since the last transaction ended."""
+        await self.buffer.discard()
         await self._renew()
         self._unacknowledged.clear()
         self._failure = None

@@ -17,6 +17,7 @@ from streamproc.records.pickles import refuse_pickle
 from streamproc.records.times import EventTimes
 from streamproc.streams.decode import DeliveryDecoder
 from streamproc.streams.spans import Span
+from streamproc.tables.place import note_write
 
 T = TypeVar("T")
 
@@ -125,6 +126,21 @@ class Topic(faust.topics.Topic):  # type: ignore[misc]
             self._event_stream = self.app.stream(self).events()
         return await self._event_stream.__anext__()
 
+    async def send(self, **options: Any) -> Any:
+        """Send one record; see Faust's ``Topic.send``."""
+        self._note_send()
+        return await super().send(**options)
+
+    def send_soon(self, **options: Any) -> Any:
+        """Send one record from a function that isn't async; see Faust's ``Topic.send_soon``."""
+        self._note_send()
+        return super().send_soon(**options)
+
+    def _note_send(self) -> None:
+        if self.app.exactly_once:
+            # Should the record in hand fail, what was sent of it must not count.
+            note_write()
+
     async def send_batch(
         self,
         values: Sequence[Any],
@@ -150,6 +166,7 @@ class Topic(faust.topics.Topic):  # type: ignore[misc]
             EncodeError: A key or value can't be encoded.
             ProducerError: The topic isn't there, or a record is larger than allowed.
         """
+        self._note_send()
         producer = await self._get_producer()
         prepare_value, prepare_key = self._encoders
         await producer.send_batch(

@@ -524,3 +524,24 @@ def test_the_worker_goes_back_far_only_once():
         assert len(driver.dead_letters()) == 1
         assert feeder.seen == [*range(50), -1, *range(50), -1, -1, -1, 50]
         assert driver.table(table)["n"] == 51
+
+
+def test_with_exactly_once_nothing_that_a_failed_record_sent_counts():
+    app = make_app(processing_guarantee="exactly_once")
+    out = app.topic("out", value_type=int)
+    topic = app.topic("numbers", value_type=int)
+
+    @app.agent(topic, on_error=retry(2))
+    async def send(stream):
+        async for value in stream:
+            await out.send(value=value)
+            await out.send_batch([value * 10])
+            out.send_soon(value=value * 100)
+            raise_if_bad(value)
+
+    with TestDriver(app, partitions=1) as driver:
+        pipe(driver, [1, -2, 3])
+        driver.errors  # noqa: B018
+        driver.checkpoint()
+        assert sorted(driver.output(out).values()) == [1, 3, 10, 30, 100, 300]
+        assert [each.offset for each in driver.dead_letters()] == [1]
