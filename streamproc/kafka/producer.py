@@ -100,6 +100,14 @@ class ProducerBuffer(FaustProducerBuffer):  # type: ignore[misc]
 class Producer(driver.Producer):  # type: ignore[misc]
     """Kafka producer of a worker."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Faust makes one of its own after everything that it calls.
+        self.buffer = ProducerBuffer(loop=self.loop, beacon=self.beacon)
+        self.buffer.app = self.app
+        if self.threaded_producer is not None:
+            self.buffer.threaded_producer = self.threaded_producer
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._unacknowledged: set[asyncio.Future[Any]] = set()
@@ -110,12 +118,6 @@ class Producer(driver.Producer):  # type: ignore[misc]
         self._may_send.set()
         name = self.app.conf.consumer_group_instance_id or uuid.uuid4().hex
         self._transactional_id = f"{self.app.conf.id}-{name}"
-
-    def on_init(self) -> None:
-        self.buffer = ProducerBuffer(loop=self.loop, beacon=self.beacon)
-        self.buffer.app = self.app
-        if self.threaded_producer is not None:
-            self.buffer.threaded_producer = self.threaded_producer
 
     async def on_start(self) -> None:
         """Connect, waiting for a broker that isn't there yet."""

@@ -37,6 +37,7 @@ from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
 import streamproc
 from streamproc.kafka.fetch import follow_leaders, walk
+from streamproc.kafka.producer import ProducerBuffer as OwnProducerBuffer
 
 TP0 = TopicPartition("t", 0)
 
@@ -298,6 +299,12 @@ def test_methods_of_fausts_conductor(name):
 
 def test_the_conductor_waits_between_two_subscriptions():
     assert FaustConductor._resubscribe_sleep_lock_seconds == 45.0
+
+
+async def test_the_producer_has_a_buffer_that_is_flushed_to_the_end():
+    # Faust makes one of its own in __init__, after all methods that it calls there.
+    app = streamproc.App("buffered", broker="kafka://nowhere")
+    assert type(app.producer.buffer) is OwnProducerBuffer
 
 
 def test_fausts_producer_buffer():
