@@ -9,7 +9,13 @@ from pathlib import Path
 
 import redis
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from faults.run import SESSION_TIMEOUT, Run
 from harness import Worker
 
@@ -314,7 +320,13 @@ def shorten_changelog(run: Run) -> None:
     """The older half of the changelogs is deleted while workers run, and one is killed."""
     admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
     parts = []
+    may_delete = ConfigEntry(
+        "cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET
+    )
     for name in changelogs(run):
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[may_delete])
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(30)
         ends = {r.partition: r.offset + 1 for r in run.client.consume_all(name)}
         parts += [TopicPartition(name, p, end // 2) for p, end in ends.items()]
     for future in admin.delete_records(parts).values():
@@ -405,7 +417,7 @@ NETWORK = [
     slow_redis,
 ]
 REDIS = [kill_redis, kill_redis_and_a_worker]
-DISKS = [corrupt_stores, delete_stores, delete_stores_in_use, shorten_changelog]
+DISKS = [corrupt_stores, delete_stores, delete_stores_in_use]
 CODE = [
     jump_clock,
     send_poison,
@@ -417,4 +429,11 @@ CODE = [
 #: What may come at any time, in any order, with any number of brokers.
 ANY = [*WORKERS, *BROKERS, *NETWORK, *REDIS, *DISKS, *CODE]
 #: What needs a cluster, or loses what can't be had back.
-SPECIAL = [take_leaders_away, empty_redis, set_redis_back, fill_disk, delete_changelog]
+SPECIAL = [
+    take_leaders_away,
+    empty_redis,
+    set_redis_back,
+    fill_disk,
+    shorten_changelog,
+    delete_changelog,
+]

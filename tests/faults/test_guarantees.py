@@ -83,14 +83,13 @@ def test_three_brokers(tmp_path, hold):
         servers.stop()
 
 
-def test_disks_and_changelogs(servers, hold):
+def test_disks(servers, hold):
     hold(
         servers,
         Plan("exactly_once", "batches", seed=4, rate=300),
         [
             faults.corrupt_stores,
             faults.delete_stores,
-            faults.shorten_changelog,
             faults.delete_stores_in_use,
         ],
     )

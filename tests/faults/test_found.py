@@ -1,0 +1,58 @@
+"""What the suite of faults has found, each made to happen at once."""
+
+import pytest
+
+AHEAD = """
+    import os
+    import streamproc
+    from streamproc.sinks import RedisList
+
+    class Number(streamproc.Record):
+        n: int
+
+    app = streamproc.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        redis=os.environ["REDIS_URL"],
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+    )
+    topic = app.topic(os.environ["TOPIC"], value_type=Number)
+    seen = RedisList("seen", value="n", exactly_once=True)
+
+    if os.environ["OPENED"] == "early":
+        app.stream(topic).to(seen)
+    else:
+
+        @app.agent(topic)
+        async def see(stream):
+            async for batch in stream.batches():
+                await seen.write(batch)
+"""
+
+
+@pytest.mark.parametrize("opened", ["early", "late"])
+def test_a_batch_of_which_redis_has_a_part(
+    opened, worker, topic_factory, produce, redis_client, wait_for, kafka_client
+):
+    """As left by a worker that was killed between its writes to Redis and to Kafka."""
+    topic = topic_factory(partitions=1)
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "OPENED": opened}
+
+    def committed(count):
+        wait_for(lambda: kafka_client.total_committed(env["APP_ID"], topic) == count, 40)
+
+    produce(topic, [{"n": n} for n in range(10)])
+    first = worker(AHEAD, env=env)
+    committed(10)
+    first.stop()
+    (fence,) = redis_client.keys("streamproc:*")
+    (reader,) = (name for name in redis_client.hkeys(fence) if "@" in name)
+    redis_client.hset(fence, reader, 30)
+    produce(topic, [{"n": n} for n in range(10, 50)])
+    worker(env=env)
+    committed(50)
+    wait_for(lambda: redis_client.llen("seen") >= 30, 20)
+    assert [int(n) for n in redis_client.lrange("seen", 0, -1)] == [*range(10), *range(30, 50)]
