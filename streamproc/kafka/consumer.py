@@ -45,6 +45,8 @@ HIGHWATER_TIMEOUT = 2.0
 COMMIT_TIMEOUT, LAST_COMMIT_TIMEOUT = 30.0, 4.0
 #: Longest wait for the whole of that checkpoint, in seconds.
 LAST_CHECKPOINT_TIMEOUT = 5.0
+#: Seconds between two looks at whether a worker that waits for a checkpoint has to stop.
+STOP_CHECK_INTERVAL = 0.25
 
 #: Seconds between two looks at whether subscribed topics exist.
 TOPIC_CHECK_INTERVAL = 2.0
@@ -507,18 +509,24 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                     self.app.checkpoint.make_void()
                 break
             await asyncio.sleep(0.005)
+        await self._make_last_checkpoint()
+
+    async def _make_last_checkpoint(self) -> None:
         last = asyncio.ensure_future(self._commit_what_is_done())
-        # A worker that stops does not wait for servers that are away.
-        timeout = LAST_CHECKPOINT_TIMEOUT if self.app.should_stop else None
-        done, _ = await asyncio.wait({last}, timeout=timeout)
-        if not done:
-            self.log.warning(
-                "The last checkpoint did not end within %s s; what was done since the one before "
-                "is processed again",
-                LAST_CHECKPOINT_TIMEOUT,
-            )
-            self.app.checkpoint.close()
-        elif not last.cancelled():
+        waited = 0.0
+        while not last.done():
+            await asyncio.wait({last}, timeout=STOP_CHECK_INTERVAL)
+            # A worker that stops does not wait for servers that are away.
+            waited += STOP_CHECK_INTERVAL if self.app.should_stop else 0.0
+            if waited > LAST_CHECKPOINT_TIMEOUT and not last.done():
+                self.log.warning(
+                    "The last checkpoint did not end within %s s; what was done since the one "
+                    "before is processed again",
+                    LAST_CHECKPOINT_TIMEOUT,
+                )
+                self.app.checkpoint.close()
+                return
+        if not last.cancelled():
             last.result()
 
     async def _commit_what_is_done(self) -> None:
