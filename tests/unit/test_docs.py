@@ -10,7 +10,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 #: Pages, and how many pictures each has.
-PAGES = {"flows": 0, "joins": 2, "tables": 1, "testing": 0, "windows": 5}
+PAGES = {"errors": 0, "flows": 0, "joins": 2, "tables": 1, "testing": 0, "windows": 5}
 
 
 @pytest.mark.parametrize("name", PAGES)
