@@ -167,9 +167,9 @@ def trapped(worker, topic_factory, produce):
 
 def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, wait_for):
     redis = new_redis(start=False)
-    hanging = trapped("hang", STALL="4", DRAIN="0.5")
+    hanging = trapped("hang", STALL="8", DRAIN="0.5")
     blocked = trapped("block", STALL="3")
-    seized = trapped("search", STALL="1")
+    seized = trapped("search", STALL="3")
     told_twice = trapped("hang")
     deaf = trapped("hang_for_good", DRAIN="0.5")
     patient = trapped("hang", DRAIN="0.5")
@@ -192,7 +192,7 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     assert told_twice.worker.wait_end(2) == 128 + signal.SIGTERM
     assert "Second signal" in told_twice.worker.log
 
-    assert hanging.worker.wait_end(15) == 70
+    assert hanging.worker.wait_end(20) == 70
     assert "await asyncio.Event().wait()" in hanging.worker.log
     assert "The worker ends with exit code 70: no record of" in hanging.last_line()
 
