@@ -46,11 +46,6 @@ APP = f"""
     async def sum_up(items):
         async for batch in items.batches():
             await batches.write([{{"n": len(batch)}}])
-
-    @app.task
-    async def open_sinks():
-        await app.open_sink(numbers)
-        await app.open_sink(batches)
 """
 
 NAMES = 7
@@ -80,7 +75,7 @@ class Feed(threading.Thread):
 
 
 def test_exact_whatever_ends_a_worker(
-    worker, topic_factory, produce, wait_for, redis_client, consume_all
+    worker, topic_factory, produce, wait_for, redis_client, consume_all, kafka_client
 ):
     topic = topic_factory(partitions=4)
     env = {"APP_ID": f"app-{topic}", "TOPIC": topic}
@@ -110,7 +105,22 @@ def test_exact_whatever_ends_a_worker(
     wait_for(lambda: counted() >= count, 60, lambda: f"all {count}, there are {counted()}")
     last.stop()
     assert last.exit_code == 0
-    assert counted() == count
+    check(redis_client, topic, count, consume_all)
+
+    # The group has forgotten all, Redis nothing: what is read again makes no results.
+    kafka_client.reset_offsets(env["APP_ID"], topic)
+    more = [(str(n), {"n": n, "name": f"s{n % NAMES}"}) for n in range(count, count + 1000)]
+    produce(topic, more)
+    count += 1000
+    again = worker(env=env)
+    wait_for(lambda: kafka_client.total_committed(env["APP_ID"], topic) >= count, 60, "the end")
+    again.stop()
+    check(redis_client, topic, count, consume_all)
+
+
+def check(redis_client, topic, count, consume_all):
+    """Compare what is in Redis with what was sent."""
+    assert redis_client.get("batches") == str(count)
     expected = {f"total:s{k}": str(sum(range(k, count, NAMES))) for k in range(NAMES)}
     assert {key: redis_client.get(key) for key in expected} == expected
     sent = {}
