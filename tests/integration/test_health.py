@@ -71,14 +71,14 @@ SOURCE = """
 class Watched:
     """A worker, its topic and its probes."""
 
-    def __init__(self, launcher, topic, **env):
+    def __init__(self, launcher, topic, web=True, **env):
         self.topic, self.group = topic, f"app-{topic}"
         self.env = {"APP_ID": self.group, "TOPIC": topic, **env}
-        self.launcher = launcher
+        self.launcher, self.web = launcher, web
         self.worker = self.another()
 
     def another(self):
-        return self.launcher(SOURCE, env=self.env, web=True)
+        return self.launcher(SOURCE, env=self.env, web=self.web)
 
     def probe(self, page):
         """Return status and content of a page, or None while nobody answers."""
@@ -157,17 +157,17 @@ def test_probes_from_start_to_end(
 def trapped(worker, topic_factory, produce):
     """``trapped(trap, **env)``: a worker and a record that it gets stuck at, after 10 good ones."""
 
-    def start(trap, **env):
+    def start(trap, web=False, **env):
         topic = topic_factory(1)
         produce(topic, [*((f"k{n}", n) for n in range(10)), ("trap", -1), ("more", 1)])
-        return Watched(worker, topic, TRAP=trap, **env)
+        return Watched(worker, topic, web, TRAP=trap, **env)
 
     return start
 
 
 def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, wait_for):
     redis = new_redis(start=False)
-    hanging = trapped("hang", STALL="8", DRAIN="0.5")
+    hanging = trapped("hang", web=True, STALL="8", DRAIN="0.5")
     blocked = trapped("block", STALL="3")
     seized = trapped("search", STALL="3")
     told_twice = trapped("hang")
