@@ -309,6 +309,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._rewinds = 0
         #: Where reading began, of the partitions that there are.
         self._began: dict[TP, int] = {}
+        self._emptying = asyncio.Lock()
         super().__init__(*args, **kwargs)
 
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -491,6 +492,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def wait_empty(self) -> None:
         """Let streams finish the records they have begun, then commit what is done."""
+        async with self._emptying:
+            await self._wait_empty()
+
+    async def _wait_empty(self) -> None:
         progress = list(self.app.topics.progress())
         for each in progress:
             each.close()
@@ -577,6 +582,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await self.app.checkpoint.leave_to_rebalance()
+        if self.app.should_stop:
+            # Faust leaves it at that then, and what is done would be forgotten that the last
+            # checkpoint is about to commit.
+            await self.wait_empty()
         await super().on_partitions_revoked(revoked)
         self._full.clear()
         self.app.topics.close_progress()

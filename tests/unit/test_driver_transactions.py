@@ -176,3 +176,22 @@ def test_no_checkpoint_runs_in_a_recovery(doubling, driver, monkeypatch):
     monkeypatch.setattr(Recovery, "_catch_up", catch_up_and_commit)
     driver.rebalance()
     assert not taken
+
+
+def test_a_rebalance_while_the_worker_stops_forgets_nothing(doubling, driver, monkeypatch):
+    """The last checkpoint is of what is done, with the offsets of it."""
+    commit = Consumer.force_commit
+
+    async def commit_after_revocation(self, *args, **kwargs):
+        monkeypatch.setattr(Consumer, "force_commit", commit)
+        if doubling.app.should_stop:
+            revoked = asyncio.ensure_future(self.on_partitions_revoked(self.assignment()))
+            await asyncio.wait([revoked], timeout=0.1)
+        return await commit(self, *args, **kwargs)
+
+    driver.topic("numbers").pipe("a", Number(n=1))
+    monkeypatch.setattr(Consumer, "force_commit", commit_after_revocation)
+    driver.restart()
+    driver.checkpoint()
+    assert driver.table("counts") == {"a": 1}
+    assert numbers(driver) == [2]
