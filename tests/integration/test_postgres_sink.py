@@ -165,6 +165,17 @@ async def test_rows_that_are_refused_leave_the_others(
     assert [row[0] for row in rows(db, "log")] == [n for n in range(99) if n not in (40, 50)]
     assert rows(db, "totals") == [("b", 2, None)]
     assert log.errors == totals.errors == 2
+    with at(0, 1):
+        await log.write([{"n": 99, "more": 1}, {"n": 100}])
+        await totals.write([{"name": "c", "more": 1}])
+    db.execute("ALTER TABLE totals ADD more int")
+    with pytest.raises(
+        SinkError, match="insert n=99, more=1: the table has no column 'more'; its c"
+    ):
+        await checkpoint([log], {0: 2})
+    await checkpoint([totals], {0: 2})
+    assert rows(db, "log")[-1] == (100, None, None)
+    assert rows(db, "totals")[-1] == ("c", None, None, 1)
     await checkpoint([log, totals], {0: 2})
     assert await log.claim(partitions(0)) == {0: {READER: 2}}
     db.execute("DROP TABLE log")

@@ -62,7 +62,8 @@ class PostgresWriter(ShareWriter):
         self._table = sql.Identifier(*table.split("."))
         self._how = how
         self._prefix = prefix
-        #: Columns whose values go as JSON.
+        #: Columns of the table, and those whose values go as JSON.
+        self._columns: frozenset[str] = frozenset()
         self._json: frozenset[str] = frozenset()
         self.failures = Failures()
         #: Rows that the last attempt to write left out.
@@ -76,12 +77,9 @@ class PostgresWriter(ShareWriter):
         """
         cursor = await connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(self._table))
         self._json = frozenset(each.name for each in cursor.description if each.type_code in _JSON)
-        names = {each.name for each in cursor.description}
-        wanted = {*(self._how.columns or ()), *self._how.key, *self._how.add}
-        if missing := wanted - names:
-            raise SinkError(
-                f"the table has no column {min(missing)!r}; its columns: {', '.join(sorted(names))}"
-            )
+        self._columns = frozenset(each.name for each in cursor.description)
+        if missing := {*(self._how.columns or ()), *self._how.key, *self._how.add} - self._columns:
+            raise SinkError(self._no_column(min(missing)))
         found = await (await connection.execute("SELECT to_regclass(%s)", (TABLE,))).fetchone()
         if found[0] is not None:
             return
@@ -95,6 +93,9 @@ class PostgresWriter(ShareWriter):
                 f"the user may not make the table that keeps the offsets ({error}); make it once: "
                 f"{DDL}"
             ) from None
+
+    def _no_column(self, name: str) -> str:
+        return f"the table has no column {name!r}; its columns: {', '.join(sorted(self._columns))}"
 
     # -- claims
 
@@ -141,8 +142,14 @@ class PostgresWriter(ShareWriter):
         self._refused = []
         writes = [share.under_way for share in missing if share.under_way]
         changes = [change for write in writes for change in write.commands]
-        for _, same in groupby(changes, lambda change: (change.kind, change.names)):
-            await self._apply(connection, list(same))
+        for (_, names), same in groupby(changes, lambda change: (change.kind, change.names)):
+            if not self._columns.issuperset(names):
+                await self.prepare(connection)  # there may be new ones
+            if unknown := set(names) - self._columns:
+                for change in same:
+                    self._refuse(change, self._no_column(min(unknown)))
+            else:
+                await self._apply(connection, list(same))
         for share in missing:
             await self._note(share, connection)
 
@@ -174,11 +181,13 @@ class PostgresWriter(ShareWriter):
                 await self._apply(connection, changes[:middle])
                 await self._apply(connection, changes[middle:])
                 return
-            (change,) = changes
-            row = dict(zip(change.names, change.values, strict=True))
-            reason = f"{change.kind} {_told(row)}: {str(error).strip()}".replace("\n", " ")
-            key = {name: row[name] for name in self._how.key if name in row}
-            self._refused.append(Refusal(reason, key or None, row))
+            self._refuse(changes[0], str(error).strip())
+
+    def _refuse(self, change: Change, why: str) -> None:
+        row = dict(zip(change.names, change.values, strict=True))
+        reason = f"{change.kind} {_told(row)}: {why}".replace("\n", " ")
+        key = {name: row[name] for name in self._how.key if name in row}
+        self._refused.append(Refusal(reason, key or None, row))
 
     async def _send(self, connection: Any, changes: Sequence[Change]) -> None:
         kind, names, _ = changes[0]
