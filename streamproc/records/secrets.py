@@ -29,24 +29,25 @@ _NAMES = (
     r"passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|(?:api|access|private)[_-]?key"
     r"|jaas\.config"
 )
+# All of these are bounded: the text may be what a sender of records wrote, and long.
 # Up to the last "@": passwords with unescaped special characters are among those that people
 # write. A list of URLs is told apart by the scheme that follows a comma or a semicolon.
-_URL = re.compile(r"(://[^\s:/?#@\"'<>]*:)(?!//)(?:(?![,;]\s*[\w+.-]+://)[^\s\"<>])*@")
+_URL = re.compile(r"(://[^\s:/?#@\"'<>]*:)(?!//)(?:(?![,;]\s*[\w+.-]{1,20}://)[^\s\"<>]){0,200}@")
 _PORT_AND_PATH = re.compile(r"://[^\s:/?#@]*:\d+/[^:@]*@")
 _ASSIGNED = re.compile(
     # name=value, "name": "value", 'name': 'value' and password: value
-    rf"((?<![A-Za-z])[\w.-]*(?:{_NAMES})\d*[\"']?(?:\s*=|(?<=[\"'])\s*:|(?<=word):)\s*)"
+    rf"((?:{_NAMES})\d{{0,3}}[\"']?(?:\s*=|(?<=[\"'])\s*:|(?<=word):)\s*)"
     r"(?:b?\"(?:[^\"\\\n]|\\.)*\"|b?'(?:[^'\\\n]|\\.)*'"
     r"|(?!(?:None|True|False|null)\b)[^\s\"',;&)}\]<>]+)",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
-_JWT = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*")
+_JWT = re.compile(r"\beyJ[\w-]{5,2000}\.[\w-]{1,4000}\.[\w-]*")
 _PEM = re.compile(
     r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
 # What all of the above need: text without any of it is left alone at once.
-_SUSPECT = re.compile(rf"://[^\s]*@|{_NAMES}|Bearer|Basic|eyJ|PRIVATE KEY", re.IGNORECASE)
+_SUSPECT = re.compile(rf"://|{_NAMES}|Bearer|Basic|eyJ|PRIVATE KEY", re.IGNORECASE)
 
 _lock = threading.Lock()
 _forms: set[str] = set()
