@@ -189,7 +189,7 @@ def _channel(url: str | Mapping[str, Any]) -> SyncChannel:
     if isinstance(url, str):
         full = url if "://" in url else f"redis://{url}"
         shown = shown_url(full)
-        if full.startswith("redis+cluster://"):
+        if full.startswith(("redis+cluster://", "rediss+cluster://")):
             raise ConfigurationError(
                 f"RedisWriter does not write to clusters ({shown}); use a sink of "
                 "streamproc.sinks in an agent"

@@ -56,3 +56,11 @@ def test_codes_that_redis_py_takes_off_are_put_back() -> None:
     assert reply_of(exceptions.MasterDownError("Link is down")) == "MASTERDOWN Link is down"
     assert reply_of(exceptions.ClusterDownError("down")) == "CLUSTERDOWN down"
     assert reply_of(exceptions.ResponseError("WRONGTYPE no")) == "WRONGTYPE no"
+
+
+async def test_a_cluster_may_be_behind_tls() -> None:
+    link = Link("rediss+cluster://host:7000?ssl_check_hostname=true", cluster=False, timeout=1.0)
+    assert link.is_cluster
+    assert link.client.connection_kwargs["ssl_check_hostname"] is True
+    assert link.url == "rediss+cluster://host:7000"
+    await link.close()

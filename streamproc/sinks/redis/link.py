@@ -130,7 +130,7 @@ class Link:
         self.retries = 0
         self.circuit = Circuit(f"Redis at {self.url}")
         self._timeout = timeout
-        self.is_cluster = cluster or url.startswith("redis+cluster://")
+        self.is_cluster = cluster or url.startswith(("redis+cluster://", "rediss+cluster://"))
         self._away: set[object] = set()
         self._away_since = 0.0
         self.client: Any = self._new_client(url)
@@ -237,7 +237,7 @@ class Link:
         }
         try:
             if self.is_cluster:
-                return RedisCluster.from_url(url.replace("redis+cluster://", "redis://"), **options)
+                return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
             # Retrying is persist()'s work: it knows what waits and says so.
             return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         except (ValueError, TypeError, RedisError) as error:
