@@ -1,17 +1,20 @@
-"""Counters and lists in Redis are exact, whatever ends the workers that write them."""
+"""Results in Redis and PostgreSQL are exact, whatever ends the workers that write them."""
 
 from __future__ import annotations
 
 import threading
 import time
 
+import psycopg
+import pytest
 from conftest import KAFKA_KIND
+from postgres import Postgres
 
-# On Apache Kafka all is exact, on the embedded broker just what is in Redis.
+# On Apache Kafka all is exact, on the embedded broker just what is in sinks.
 APP = f"""
     import os
     import streamproc as faust
-    from streamproc.sinks import RedisCounter, RedisList
+    from streamproc.sinks import PostgresSink, RedisCounter, RedisList
 
     class Item(faust.Record):
         n: int
@@ -32,7 +35,10 @@ APP = f"""
     numbers = RedisList("n:{{{{p{{partition}}}}}}", value="n", exactly_once=True)
     batches = RedisCounter("batches", amount="n", exactly_once=True)
 
-    @app.agent(source, sink=[totals])
+    sums = PostgresSink("sums", key=["name"], add=["n"])
+    log = PostgresSink("log", columns=["n"])
+
+    @app.agent(source, sink=[totals, sums, log])
     async def count(items):
         async for item in items:
             yield item
@@ -74,11 +80,25 @@ class Feed(threading.Thread):
         return self.count
 
 
+@pytest.fixture
+def database():
+    """A connection to a PostgreSQL with the tables, and its URL."""
+    server = Postgres()
+    try:
+        with psycopg.connect(server.start().url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE sums (name text PRIMARY KEY, n bigint)")
+            connection.execute("CREATE TABLE log (n bigint)")
+            yield connection, server.url
+    finally:
+        server.remove()
+
+
 def test_exact_whatever_ends_a_worker(
-    worker, topic_factory, produce, wait_for, redis_client, consume_all, kafka_client
+    worker, topic_factory, produce, wait_for, redis_client, consume_all, kafka_client, database
 ):
     topic = topic_factory(partitions=4)
-    env = {"APP_ID": f"app-{topic}", "TOPIC": topic}
+    db, url = database
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "DATABASE_URL": url}
     feed = Feed(produce, topic)
     first, second = worker(APP, env=env), worker(env=env)
     feed.start()
@@ -99,13 +119,11 @@ def test_exact_whatever_ends_a_worker(
     second.stop()
     assert second.exit_code == 0
     wait_for_more()
-    third.kill()
-    last = worker(env=env)
     count = feed.finish()
     wait_for(lambda: counted() >= count, 60, lambda: f"all {count}, there are {counted()}")
-    last.stop()
-    assert last.exit_code == 0
-    check(redis_client, topic, count, consume_all)
+    third.stop()
+    assert third.exit_code == 0
+    check(redis_client, db, topic, count, consume_all)
 
     # The group has forgotten all, Redis nothing: what is read again makes no results.
     kafka_client.reset_offsets(env["APP_ID"], topic)
@@ -115,14 +133,17 @@ def test_exact_whatever_ends_a_worker(
     again = worker(env=env)
     wait_for(lambda: kafka_client.total_committed(env["APP_ID"], topic) >= count, 60, "the end")
     again.stop()
-    check(redis_client, topic, count, consume_all)
+    check(redis_client, db, topic, count, consume_all)
 
 
-def check(redis_client, topic, count, consume_all):
-    """Compare what is in Redis with what was sent."""
+def check(redis_client, db, topic, count, consume_all):
+    """Compare what is in the servers with what was sent."""
     assert redis_client.get("batches") == str(count)
-    expected = {f"total:s{k}": str(sum(range(k, count, NAMES))) for k in range(NAMES)}
-    assert {key: redis_client.get(key) for key in expected} == expected
+    expected = {f"s{k}": sum(range(k, count, NAMES)) for k in range(NAMES)}
+    assert {key: int(redis_client.get(f"total:{key}")) for key in expected} == expected
+    assert dict(db.execute("SELECT name, n FROM sums").fetchall()) == expected
+    logged = db.execute("SELECT n FROM log ORDER BY n").fetchall()
+    assert [n for (n,) in logged] == list(range(count))
     sent = {}
     for record in consume_all(topic, at_least=count):
         sent.setdefault(record.partition, []).append(record.json()["n"])
