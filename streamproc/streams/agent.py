@@ -105,6 +105,7 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
         """See that what the agent failed at is given again or rejected."""
         self.log.error("Agent %s raised: %r", self.name, error, exc_info=error)
         stream = aref.stream.get_active_stream()
+        stream.leave()
         if isinstance(error, TableError):
             # The app is wrong and not the record, which would be lost if it were rejected.
             await stream.halt(error)

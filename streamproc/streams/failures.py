@@ -57,6 +57,10 @@ class Failure:
         if self.alone is None:
             self.alone = {}
 
+    def fails_at(self, offset: int) -> bool:
+        """Return whether the agent may fail at ``offset``, for all that is known."""
+        return offset == self.first or (self.alone is not None and offset in self.alone)
+
     def pieces(self, span: Span) -> Iterator[Span]:
         """Cut a span that is all of this failure into what is given at a time."""
         delivery, start, end = span

@@ -34,6 +34,7 @@ class GuardedStream(BufferedStream):
     _open: list[Span]
     _delivery: Delivery | None
     _row: int
+    _iteration: int
 
     # -- what is in hand
 
@@ -149,21 +150,29 @@ class GuardedStream(BufferedStream):
 
     async def _is_rejected(self, span: Span) -> bool:
         """Reject a record that is not to be given again; False if it, or they, are."""
-        delivery, row, _ = span
         failure = self._failures.known(span)
         if failure is None:
             return False
-        reason = failure.given_up.get(delivery.offsets[row])
+        offset = span.delivery.offsets[span.start]
+        reason = failure.given_up.get(offset)
         if reason is not None:
             await self._gate.enter(self)
             await self._reject(span, failure, reason)
             self._gate.leave(self)
-        elif failure.wrote:
+        elif failure.wrote and failure.fails_at(offset):
             # If it fails again the worker goes back to here, and not to where it did before.
             await self.app.consumer.commit()
         return reason is not None
 
     # -- failure
+
+    def leave(self) -> None:
+        """The agent has failed: its iteration is over, and another will begin.
+
+        Python finalizes the generator that it was in some time later, which must not end the
+        stream then.
+        """
+        self._iteration += 1
 
     async def on_failure(self, stage: str, error: BaseException) -> None:
         """An agent raised ``error``: see that its records are given again or rejected.
@@ -172,6 +181,7 @@ class GuardedStream(BufferedStream):
         from where they come again: nothing of a failed record counts.
         Waits a growing time before the next try, unless the partition is revoked.
         """
+        self.leave()
         checkpoint = self.app.checkpoint
         if isinstance(error, Fenced) or checkpoint.is_void:
             # No fault of the record's: what was done since the last checkpoint counts for nothing.

@@ -12,7 +12,7 @@ from streamproc.errors import AgentTimeout, ConfigurationError, DriverError
 from streamproc.sinks import RedisHash
 from streamproc.testing import TestDriver
 
-FORMS = ["values", "events", "batches", "take", "concurrent"]
+FORMS = ["values", "events", "batches", "take", "concurrent", "isolated"]
 
 
 def make_app(**options):
@@ -36,6 +36,8 @@ class Feeder:
         topic = app.topic("numbers", value_type=int)
         if form == "concurrent":
             options["concurrency"] = 3
+        if form == "isolated":
+            options["isolated_partitions"] = True
 
         async def handle(value):
             self.seen.append(value)
@@ -344,6 +346,47 @@ def test_results_of_a_failed_record_are_not_written():
         pipe(driver, [1, -2, 3])
         assert len(driver.dead_letters()) == 1
         assert [each["n"] for each in driver.sink(sink).results] == [10, 11, 30, 31]
+
+
+def test_records_that_go_through_a_topic_of_another_key_count_once():
+    app = make_app(processing_guarantee="exactly_once")
+    table = app.Table("counts", default=int, value_type=int, key_type=int)
+    topic = app.topic("numbers", value_type=int)
+
+    @app.agent(topic, on_error=retry(1))
+    async def count(stream):
+        by_size = stream.group_by(lambda value: str(abs(value)), name="size")
+        async for key, value in by_size.items():
+            table[int(key)] += 1
+            raise_if_bad(value)
+
+    with TestDriver(app, partitions=2) as driver:
+        pipe(driver, [1, -1, 2, 1, -2])
+        driver.advance(5)
+        driver.errors  # noqa: B018
+        driver.checkpoint()
+        assert len(driver.dead_letters()) == 2
+        assert driver.table(table) == {1: 2, 2: 1}
+
+
+def test_a_restarted_worker_begins_to_count_tries_anew():
+    app = make_app()
+    tries = []
+
+    async def call(value):
+        tries.append(value)
+        if len(tries) == 2:
+            await asyncio.sleep(3600)
+        raise ValueError(value)
+
+    Feeder(app, "values", call, on_error=retry(2))
+    with TestDriver(app, partitions=1) as driver:
+        driver._broker.append("numbers", None, b"1", partition=0)
+        driver._run.wait_for(asyncio.sleep(1))
+        assert len(tries) == 2
+        driver.crash()
+        assert len(tries) == 5
+        assert len(driver.dead_letters()) == 1
 
 
 # -- time limits
