@@ -11,11 +11,12 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test test-kafka faults bench bench-peers lint audit java clean
+.PHONY: help venv setup demo test simulate test-kafka faults bench bench-peers lint audit java clean
 
 help:
 	@echo "make demo        install, start Kafka and Redis, run the reference app on sample data"
 	@echo "make test        run all tests on the embedded Kafka"
+	@echo "make simulate    let simulated workers, broker and disks fail, thousands of times"
 	@echo "make test-kafka  run the tests with servers on Apache Kafka (Java, Maven)"
 	@echo "make faults      break brokers, Redis, networks and workers at random, on Apache Kafka"
 	@echo "make bench       measure side by side with Faust and a loop by hand"
@@ -33,6 +34,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(PYTEST) $(ARGS)
+
+simulate: $(VENV)/.installed-test
+	$(BIN)/python -m tests.simulation $(or $(ARGS),--seeds 2000)
+	$(BIN)/python -m tests.simulation --crashes $(or $(ARGS),--seeds 2)
 
 test-kafka: $(VENV)/.installed-test java
 	STREAMPROC_TEST_KAFKA=apache $(PYTEST) $(wildcard tests/integration tests/faults) $(ARGS)

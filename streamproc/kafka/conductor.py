@@ -94,10 +94,11 @@ class Conductor(FaustConductor):  # type: ignore[misc]
         """Begin anew with what is assigned."""
         self.close_progress()
         for tp, channels in self._tp_index.items():
+            batched = filter(_reads_batches, channels)
             self._progress[tp] = [
                 (each, Progress(tp, reader=each.reader))
-                for each in channels
-                if _reads_batches(each)
+                # In an order that is the same in each run.
+                for each in sorted(batched, key=lambda each: each.reader)
             ]
             others = {each for each in channels if not getattr(each, "takes_batches", False)}
             if others:
