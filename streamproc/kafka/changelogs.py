@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import aiokafka
@@ -76,6 +76,18 @@ class ChangelogReader:
                 self._consumer.seek(tp, offset)
         self._wake.set()
 
+    async def starts(self, tps: Collection[TP]) -> dict[TP, int]:
+        """Ask where partitions begin; waits while a broker is away."""
+        wanted = [TopicPartition(*tp) for tp in tps]
+        while True:
+            try:
+                found = await self._consumer.beginning_offsets(wanted)
+            except KafkaError as exc:
+                self._failed(exc)
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                return {TP(*tp): offset for tp, offset in found.items()}
+
     def seek(self, tp: TP, offset: int) -> None:
         """Read a partition that is being read from another offset on."""
         self._consumer.seek(TopicPartition(*tp), offset)
@@ -86,13 +98,16 @@ class ChangelogReader:
         try:
             batches = await fetch_batches(fetcher, self._wanted, timeout=timeout, wake=self._wake)
         except KafkaError as exc:
-            if repr(exc) != self._failure:
-                self._failure = repr(exc)
-                logger.warning("Reading changelogs failed, trying again: %r", exc)
+            self._failed(exc)
             await asyncio.sleep(RETRY_INTERVAL)
             return []
         self._failure = ""
         return batches
+
+    def _failed(self, exc: KafkaError) -> None:
+        if repr(exc) != self._failure:
+            self._failure = repr(exc)
+            logger.warning("Reading changelogs failed, trying again: %r", exc)
 
     def high_watermark(self, tp: TP) -> int | None:
         """End of the partition by the last fetch of it, or None before the first.

@@ -259,6 +259,33 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             for tp, offset in offsets.items()
         }
 
+    def check_beginnings(self, appliers: Mapping[TP, Applier], starts: Mapping[TP, int]) -> None:
+        """See that no changelog begins after the record from which it has to be read.
+
+        Compaction leaves the beginning where it is; only windows make use of retention.
+
+        Raises:
+            TableError: One does: a part of the table is lost.
+        """
+        for changelog, applier in appliers.items():
+            table = self._changelogs[changelog.topic]
+            start, wanted = starts[changelog], applier.state.changelog_offset
+            if start > wanted and not table.changelog_topic.deleting:
+                source = next(
+                    (
+                        tp
+                        for tp in self.app.consumer.assignment()
+                        if tp.topic not in self._changelogs
+                    ),
+                    changelog,
+                )
+                raise TableError(
+                    f"Changelog {changelog.topic}/{changelog.partition} of table {table.name!r} "
+                    f"begins at offset {start}, and its records from {wanted} on are needed: they "
+                    f"were deleted (its cleanup.policy must be compact). {self._advice(source)}, "
+                    "after deleting the changelog"
+                )
+
     def check_complete(self, committed: Mapping[TP, Committed]) -> None:
         """See that tables go as far as when the group's offsets were committed.
 

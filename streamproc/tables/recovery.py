@@ -118,6 +118,7 @@ class Recovery(Service):  # type: ignore[misc]
             self._committed = await consumer.committed(consumer.assignment())
             self.app.in_recovery = True
             try:
+                manager.check_beginnings(actives, await self.reader.starts(actives))
                 catching_up = {**actives, **manager.only_replicated(followed)}
                 await self._catch_up(catching_up)
             finally:

@@ -514,6 +514,9 @@ class MemoryChangelogs:
         self._positions = dict(offsets)
         self._wake.set()
 
+    async def starts(self, tps: Collection[TP]) -> dict[TP, int]:
+        return dict.fromkeys(tps, 0)
+
     def seek(self, tp: TP, offset: int) -> None:
         self._positions[tp] = offset
         self._wake.set()
