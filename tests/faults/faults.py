@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
-from confluent_kafka import TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -317,7 +317,7 @@ def changelogs(run: Run) -> list[str]:
 
 
 def shorten_changelog(run: Run) -> None:
-    """The older half of the changelogs is deleted while workers run, and one is killed."""
+    """The older half of the changelogs is deleted, and with it a worker's folder."""
     admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
     parts = []
     may_delete = ConfigEntry(
@@ -331,18 +331,60 @@ def shorten_changelog(run: Run) -> None:
         parts += [TopicPartition(name, p, end // 2) for p, end in ends.items()]
     for future in admin.delete_records(parts).values():
         future.result(30)
-    kill_a_worker(run)
+    delete_stores(run)
+    _wait_for_refusal(run, "they were deleted")
+    for worker in list(run.crew):
+        run.end(worker, kill=True)
+    _delete_topics(run, changelogs(run))
+    _build_tables_again(run)
 
 
 def delete_changelog(run: Run) -> None:
-    """The changelogs are deleted while nobody runs; local stores and source are left."""
+    """The changelogs are deleted while nobody runs: workers refuse to go on with half a table."""
     for worker in list(run.crew):
         run.end(worker)
+    _delete_topics(run, changelogs(run))
+    for _ in range(run.plan.workers):
+        run.start_worker()
+    _wait_for_refusal(run, "it was deleted, truncated")
+    for worker in list(run.crew):
+        run.end(worker, kill=True)
+    _build_tables_again(run)
+
+
+def _wait_for_refusal(run: Run, text: str) -> None:
+    run.wait(
+        lambda: any(text in stop for stop in run.stops),
+        60,
+        "a worker stops since a table is lost",
+    )
+
+
+def _delete_topics(run: Run, names: list[str]) -> None:
     admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
-    for future in admin.delete_topics(changelogs(run)).values():
+    for future in admin.delete_topics(names).values():
         future.result(30)
     run.wait(lambda: not changelogs(run), 30, "changelogs are gone")
     time.sleep(1)
+
+
+def _build_tables_again(run: Run) -> None:
+    """Do what the error says, all being stopped: reset the group's offsets to the earliest."""
+    admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
+    parts = [TopicPartition(run.topic, p, 0) for p in range(run.plan.partitions)]
+    request = [ConsumerGroupTopicPartitions(run.app_id, parts)]
+
+    def is_reset() -> bool:
+        # Members that were killed are counted until the session time-out.
+        try:
+            for future in admin.alter_consumer_group_offsets(request).values():
+                future.result(30)
+        except KafkaException:
+            return False
+        return True
+
+    run.rebuilt = True
+    run.wait(is_reset, 30, "the group's offsets are reset")
     for _ in range(run.plan.workers):
         run.start_worker()
 
