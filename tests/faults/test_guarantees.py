@@ -53,7 +53,7 @@ def test_workers_that_end_and_freeze(servers, hold, guarantee, mode):
 
 
 @pytest.mark.parametrize(
-    ("guarantee", "mode"), [("at_least_once", "records"), ("exactly_once", "flow")]
+    ("guarantee", "mode"), [("exact_redis", "records"), ("exactly_once", "flow")]
 )
 def test_networks_brokers_and_redis(servers, hold, guarantee, mode):
     hold(
@@ -83,14 +83,14 @@ def test_three_brokers(tmp_path, hold):
         servers.stop()
 
 
-def test_disks(servers, hold):
+def test_disks_and_changelogs(servers, hold):
     hold(
         servers,
         Plan("exactly_once", "batches", seed=4, rate=300),
         [
             faults.corrupt_stores,
-            faults.delete_stores,
             faults.delete_stores_in_use,
+            faults.delete_changelog,
         ],
     )
 
