@@ -45,7 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "store": "rocksdb://",
     "broker_commit_interval": 1.0,
     "broker_session_timeout": 10.0,
-    "broker_heartbeat_interval": 3.0,
+    # Workers that go on learn from a heartbeat that one has left or come: their pause is as long.
+    "broker_heartbeat_interval": 1.0,
     "stream_wait_empty": True,
     "consumer_max_fetch_size": 1024 * 1024,
     "producer_max_batch_size": 256 * 1024,

@@ -120,7 +120,7 @@ class Project:
             "ready_max_lag": settings.ready_max_lag,
             "broker_session_timeout": settings.session_timeout,
             "group_instance_id": settings.group_instance_id,
-            "broker_heartbeat_interval": min(3.0, settings.session_timeout / 3),
+            "broker_heartbeat_interval": min(1.0, settings.session_timeout / 3),
             "consumer_auto_offset_reset": "earliest",
             "topic_partitions": settings.partitions,
             "topic_replication_factor": settings.replication,
