@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
-from streamproc.sinks.base import TransactionalSink
 from streamproc.sinks.postgres.database import Database, require_driver
 from streamproc.sinks.postgres.rows import layout
 from streamproc.sinks.redis.failures import Failures
 from streamproc.sinks.redis.values import Run
 from streamproc.sinks.refusals import settle, sink_policy
+from streamproc.sinks.server import ServerSink
 from streamproc.streams.agent import open_in_agent
 from streamproc.streams.policies import Policy
 from streamproc.tables.place import current_place
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _names: dict[tuple[int, str, str], object] = {}
 
 
-class PostgresSink(TransactionalSink):
+class PostgresSink(ServerSink):
     """Writes values as rows of a table, with their source offsets in the same transaction.
 
     Each field of a value (a Record, a dict, a dataclass) goes to the column of its name. The
@@ -72,7 +72,6 @@ class PostgresSink(TransactionalSink):
         self.table = table
         self.name = name or table
         self.on_error = sink_policy(type(self).__name__, on_error)
-        self.errors = 0
         self._layout = layout(columns, key, add)
         self._url = url
         self._buffer_bytes = buffer_bytes
@@ -87,19 +86,12 @@ class PostgresSink(TransactionalSink):
         return f"<{type(self).__name__} {self.table} {where} {self.state}>"
 
     @property
-    def state(self) -> str:
-        """The server's state: "connected", or "away" (also before ``open``)."""
-        return self._database.state if self._database else "away"
+    def _server(self) -> Database | None:
+        return self._database
 
     @property
-    def circuit(self) -> str:
-        """Whether requests reach the server: "closed" (they do), "open" or "half-open"."""
-        return self._database.circuit.state if self._database else "closed"
-
-    @property
-    def retries(self) -> int:
-        """Attempts that had to be repeated."""
-        return self._database.retries if self._database else 0
+    def _shares(self) -> PostgresWriter | None:
+        return self._writer
 
     @property
     def written(self) -> int:
@@ -196,15 +188,7 @@ class PostgresSink(TransactionalSink):
             await open_in_agent(self)
         place = current_place.get()
         partition = None if place is None or place.partition < 0 else place.partition
-        misfits = self._opened().accept(self, place, Run.of(values, partition))
-        if misfits:
-            self.errors += len(misfits)
-            failures = Failures()
-            for error in misfits:
-                failures.add(str(error))
-            refusal = failures.error("values do not fit")
-            refusal.misfits = misfits
-            raise refusal
+        self._tell(self._opened().accept(self, place, Run.of(values, partition)))
 
     async def flush(self) -> None:
         """Do nothing: checkpoints write.
@@ -220,25 +204,10 @@ class PostgresSink(TransactionalSink):
         """True when so much waits that streams should wait for a checkpoint."""
         return self.pending_bytes >= self._buffer_bytes
 
-    @property
-    def claimed(self) -> Mapping[int, Mapping[str, int]]:  # type: ignore[override]
-        """By partition, the offset of each reader up to which PostgreSQL has results."""
-        return self._writer.claimed if self._writer is not None else {}
-
-    @property
-    def has_taken(self) -> bool:
-        """True when ``take()`` has cut something that isn't committed."""
-        return self._writer is not None and self._writer.has_taken
-
     async def claim(self, partitions: Collection[Any]) -> Mapping[int, Mapping[str, int]]:
         """Own the results of source partitions from now on; waits while the server is away."""
-        writer = self._opened()
-        await self._get_ready(writer)
-        return await writer.claim(partitions)
-
-    def take(self, left_out: Collection[int] = ()) -> None:
-        """Cut: what was accepted until now belongs to the checkpoint that begins."""
-        self._opened().take(left_out)
+        await self._get_ready(self._opened())
+        return await super().claim(partitions)
 
     async def commit(self, positions: Mapping[int, Mapping[str, int]]) -> None:
         """Write what was cut with the positions it goes up to; waits while the server is away.
@@ -258,10 +227,6 @@ class PostgresSink(TransactionalSink):
             await settle(self._app, repr(self), self.on_error, failures.refusals, error)
             # The offsets of what was refused are committed next.
             await self._app.producer.flush()
-
-    def discard(self) -> None:
-        """Drop what isn't committed: its records are processed again."""
-        self._opened().discard()
 
     async def _get_ready(self, writer: PostgresWriter) -> None:
         if not self._ready and self._database is not None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from streamproc.errors import ConfigurationError, SinkError, SinkUnavailable
-from streamproc.sinks.base import TransactionalSink
 from streamproc.sinks.redis.commands import Commands, key_of
 from streamproc.sinks.redis.exact import ExactWriter, stray_key, warn_of_eviction
 from streamproc.sinks.redis.failures import Failures, explain
@@ -25,6 +24,7 @@ from streamproc.sinks.redis.link import (
 from streamproc.sinks.redis.resp import Command
 from streamproc.sinks.redis.values import Run
 from streamproc.sinks.refusals import settle, sink_policy
+from streamproc.sinks.server import ServerSink
 from streamproc.streams.agent import open_in_agent
 from streamproc.streams.policies import Policy
 from streamproc.tables.place import current_place
@@ -78,7 +78,7 @@ _DEFAULTS: RedisOptions = {
 }
 
 
-class RedisSink(TransactionalSink):
+class RedisSink(ServerSink):
     """Writes the commands that a :class:`Commands` makes of the values.
 
     At least once, as soon as it can; or exactly once, at each checkpoint (``exactly_once``).
@@ -105,7 +105,6 @@ class RedisSink(TransactionalSink):
         self.on_error = sink_policy(type(self).__name__, self._options["on_error"])
         self._app: Any = None
         self.written = 0
-        self.errors = 0
         self._link: Link | None = None
         self._channel: Channel | ClusterChannel | None = None
         self._ready = False
@@ -125,19 +124,12 @@ class RedisSink(TransactionalSink):
         return f"<{type(self).__name__} {where} {self.state}>"
 
     @property
-    def state(self) -> str:
-        """The server's state: "connected", or "away" (also before ``open``)."""
-        return self._link.state if self._link else "away"
+    def _server(self) -> Link | None:
+        return self._link
 
     @property
-    def circuit(self) -> str:
-        """Whether requests reach the server: "closed" (they do), "open" or "half-open"."""
-        return self._link.circuit.state if self._link else "closed"
-
-    @property
-    def retries(self) -> int:
-        """Attempts that had to be repeated, by all sinks of the same server."""
-        return self._link.retries if self._link else 0
+    def _shares(self) -> ExactWriter | None:
+        return self._exact
 
     @property
     def pending(self) -> int:
@@ -282,14 +274,7 @@ class RedisSink(TransactionalSink):
             misfits = await self._accept(run)
         else:
             misfits = self._exact.accept(self, place, run)
-        if misfits:
-            self.errors += len(misfits)
-            failures = Failures()
-            for error in misfits:
-                failures.add(str(error))
-            refusal = failures.error("values do not fit")
-            refusal.misfits = misfits
-            raise refusal
+        self._tell(misfits)
 
     async def _accept(self, run: Run) -> list[SinkError]:
         misfits: list[SinkError] = []
@@ -306,24 +291,6 @@ class RedisSink(TransactionalSink):
 
     # -- exactly once ---------------------------------------------------------------------
 
-    @property
-    def claimed(self) -> Mapping[int, Mapping[str, int]]:  # type: ignore[override]
-        """By partition, the offset of each reader up to which Redis has results."""
-        return self._exact.claimed if self._exact is not None else {}
-
-    async def claim(self, partitions: Collection[Any]) -> Mapping[int, Mapping[str, int]]:
-        """Own the results of source partitions from now on; waits while Redis is away."""
-        return await self._exactly().claim(partitions)
-
-    @property
-    def has_taken(self) -> bool:
-        """True when ``take()`` has cut something that isn't committed."""
-        return self._exact is not None and self._exact.has_taken
-
-    def take(self, left_out: Collection[int] = ()) -> None:
-        """Cut: what was accepted until now belongs to the checkpoint that begins."""
-        self._exactly().take(left_out)
-
     async def commit(self, positions: Mapping[int, Mapping[str, int]]) -> None:
         """Write what was cut with the positions it goes up to; waits while Redis is away.
 
@@ -333,7 +300,9 @@ class RedisSink(TransactionalSink):
             SinkError: Redis refused commands (a key of another type, say), and ``on_error``
                 is ``stop``. The others are applied, and the positions too.
         """
-        exact = self._exactly()
+        self._sharing()
+        exact = self._exact
+        assert exact is not None
         try:
             if not self._ready:
                 await self._opened().persist(self, self._get_ready_late, lambda: self.pending)
@@ -346,16 +315,6 @@ class RedisSink(TransactionalSink):
             await self._settle(failures)
             # The offsets of what was refused are committed next.
             await self._app.producer.flush()
-
-    def discard(self) -> None:
-        """Drop what isn't committed: its records are processed again."""
-        self._exactly().discard()
-
-    def _exactly(self) -> ExactWriter:
-        self._opened()
-        if self._exact is None:
-            raise SinkError(f"{type(self).__name__} isn't exactly_once")
-        return self._exact
 
     # -- at least once --------------------------------------------------------------------
 
