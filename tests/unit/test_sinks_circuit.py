@@ -34,6 +34,11 @@ class Server:
         return "done"
 
 
+async def until(condition):
+    while not condition():  # noqa: ASYNC110 - it is about what others do in between
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def short(monkeypatch):
     monkeypatch.setattr(circuit, "FIRST_DELAY", 0.0001)
@@ -48,13 +53,11 @@ async def test_one_request_at_a_time_asks_a_server_that_failed_often(short, capl
     sinks = [
         asyncio.create_task(link.persist(number, server.request, lambda: 1)) for number in range(8)
     ]
-    while link.circuit.state == "closed":
-        await asyncio.sleep(0)
+    await until(lambda: link.circuit.state != "closed")
     await asyncio.sleep(0.01)  # those that had begun before end
     server.most, server.asked = 0, 0
     server.states.clear()
-    while server.asked < 20:
-        await asyncio.sleep(0)
+    await until(lambda: server.asked >= 20)
     assert server.most == 1
     assert server.states == {"half-open"}
     assert link.state == "away"
@@ -89,8 +92,7 @@ async def test_a_cancelled_probe_lets_others_try(short):
             await asyncio.sleep(3600)
 
     task = asyncio.create_task(probe())
-    while broken.state != "half-open":
-        await asyncio.sleep(0)
+    await until(lambda: broken.state == "half-open")
     task.cancel()
     await asyncio.wait([task])
     assert broken.state == "open"
