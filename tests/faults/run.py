@@ -182,7 +182,7 @@ class Run:
         if kill:
             worker.kill()
             return
-        begun = "Starting..." in worker.log
+        begun = "Worker ready" in worker.log
         code = worker.stop(40)
         if code != 0 and begun:
             self.notes.append(f"{worker.name} was asked to stop and ended with {code}")
