@@ -92,11 +92,11 @@ class DeadLetters:
         if len(sent) >= REMEMBERED_LETTERS:
             sent.clear()
         sent.add(offset)
+        letter = self._letter(delivery, row, stage, error, None, attempts=1)
         if self.app.exactly_once:
-            letter = self._letter(delivery, row, stage, error, attempts=1)
             self._held.setdefault(delivery.progress.tp, []).append(letter)
         else:
-            await self.send(delivery, row, stage, error)
+            await self._send(letter)
 
     async def send_held(self, offsets: Mapping[TP, int]) -> None:
         """Send the letters of undecoded records before these offsets, which are committed next."""
@@ -113,7 +113,8 @@ class DeadLetters:
         self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int = 1
     ) -> None:
         """Send one record; the next checkpoint waits until the broker has it."""
-        await self._send(self._letter(delivery, row, stage, error, attempts))
+        agent = delivery.progress.reader.rpartition("@")[2]
+        await self._send(self._letter(delivery, row, stage, error, agent, attempts))
 
     async def _send(self, letter: Letter) -> None:
         if self.topic is None:
@@ -123,7 +124,13 @@ class DeadLetters:
         await producer.send(self.topic, letter.key, letter.value, None, None, letter.headers)
 
     def _letter(
-        self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int
+        self,
+        delivery: Delivery,
+        row: int,
+        stage: str,
+        error: BaseException,
+        agent: str | None,
+        attempts: int,
     ) -> Letter:
         """Count, log and return what is sent of a record."""
         tp = delivery.progress.tp
@@ -131,8 +138,7 @@ class DeadLetters:
         self._note(tp, offset, stage, error)
         headers = list(delivery.headers[row]) if delivery.headers is not None else []
         headers += self._headers(tp, offset, delivery.timestamps[row], stage, error)
-        agent = delivery.progress.reader.rpartition("@")[2]
-        headers += _encoded({"agent": agent, "attempts": str(attempts)})
+        headers += _encoded({"attempts": str(attempts)} | ({"agent": agent} if agent else {}))
         return Letter(offset, delivery.raw_keys[row], delivery.raw_values[row], headers)
 
     async def send_result(
