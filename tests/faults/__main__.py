@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -46,6 +47,8 @@ def main() -> int:
             failed += 1
             print(error)
     _print_table(rows)
+    if not failed and options.keep is None:
+        shutil.rmtree(folder)
     return 1 if failed else 0
 
 
@@ -61,6 +64,8 @@ def _round(options: argparse.Namespace, seed: int, folder: Path) -> tuple[list[s
     schedule = allowed
     if not options.in_order:
         schedule = [dice.choice(allowed) for _ in range(options.faults)]
+    if not options.only and dice.random() < 0.3:
+        schedule[-1] = dice.choice(faults.LOSSES)
     began = time.monotonic()
     error, result, figures, run = None, "held", None, None
     servers = Servers(folder, brokers).start()

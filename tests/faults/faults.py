@@ -470,12 +470,5 @@ CODE = [
 ]
 #: What may come at any time, in any order, with any number of brokers.
 ANY = [*WORKERS, *BROKERS, *NETWORK, *REDIS, *DISKS, *CODE]
-#: What needs a cluster, or loses what can't be had back.
-SPECIAL = [
-    take_leaders_away,
-    empty_redis,
-    set_redis_back,
-    fill_disk,
-    shorten_changelog,
-    delete_changelog,
-]
+#: What loses something for good, so that workers stop or less is promised: as the last fault.
+LOSSES = [empty_redis, set_redis_back, shorten_changelog, delete_changelog]
