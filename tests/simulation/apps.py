@@ -8,7 +8,7 @@ from typing import Any
 import streamproc
 from streamproc.aggregates import Count, Sum
 from streamproc.windows import tumbling
-from tests.simulation.outside import SimSink
+from tests.simulation.redis import SimSink
 
 KEYS = "abcd"
 WINDOW = 10_000
@@ -52,7 +52,7 @@ class SimApp:
                     key=key, value=Total(id=number.id, total=self.totals[key])
                 )
                 self.world.maybe_fail(number.id)
-                yield number.id, self.totals[key]
+                yield Total(id=number.id, total=self.totals[key])
 
         @app.agent(self.numbers)
         async def see(stream):

@@ -82,8 +82,14 @@ class SimConsumer(MemoryConsumer):
         world = self.transport.connection.world
         world.trace("checkpoint begins")
         done = await super().force_commit(*args, **kwargs)
+        self.transport.connection.worker.writes_tables = False
         world.trace("checkpoint ends", done)
         return done
+
+    async def is_member(self) -> bool:
+        answer = await super().is_member()
+        self.transport.connection.worker.writes_tables = answer
+        return answer
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.transport.connection.world.trace("revoked")

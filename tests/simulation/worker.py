@@ -55,6 +55,7 @@ class Worker:
         #: Which of its lives it is in; what was planned for an earlier one is void.
         self.lives = 0
         self._task = None
+        self.writes_tables = False
 
     def __str__(self) -> str:
         app = self.app
@@ -73,6 +74,7 @@ class Worker:
         if self.is_alive:
             return
         self.lives += 1
+        self.writes_tables = False
         self.points = 0
         self.is_alive = True
         self.world.trace("start", self.number)
@@ -124,6 +126,14 @@ class Worker:
         return SimStore(self.disk, (table.name, partition), self.life.connection)
 
     # -- turns
+
+    @property
+    def may_pause(self) -> bool:
+        """False where at least once has no defence: a worker that knows it is a member, and
+        writes tables when it isn't any more."""
+        if self.app.exactly_once or not self.is_alive or not self._task.done():
+            return True
+        return not self.writes_tables and self.app.consumer.is_positioned
 
     @property
     def is_ready(self) -> bool:

@@ -18,7 +18,8 @@ from streamproc.testing.broker import Offsets
 from tests.simulation.apps import KEYS, Expected, Number
 from tests.simulation.broker import SimBroker
 from tests.simulation.loop import Time
-from tests.simulation.outside import Disk, Server
+from tests.simulation.outside import Disk
+from tests.simulation.redis import Server
 from tests.simulation.worker import Worker
 
 START = 1767225600000
@@ -62,6 +63,7 @@ class World:
         self.seed = seed
         self.exactly_once = exactly_once
         self.rng = random.Random(seed)
+        random.seed(seed)  # of pauses between retries
         self.is_calm = is_calm
         #: True when trouble is over: all goes well, and at once.
         self.is_over = False
@@ -241,6 +243,9 @@ class World:
             worker.is_paused = False
             self.trace("go on", worker.number)
 
+        if not worker.may_pause:
+            self.later(0.1, self._fault(self._pause, worker))
+            return
         worker.is_paused = True
         self.later(self.rng.choice((0.5, 3.0, 12.0)) * self.rng.random() + 0.1, go_on)
 
@@ -333,14 +338,9 @@ class World:
             if tp.topic != "numbers":
                 continue
             wanted = {number.id for _, number, _ in self.records[tp.partition][:offset]}
-            wanted -= self.server.lost
-            results = self.server.partitions.get(tp.partition)
-            there = {value[0] for value in results.values} if results else set()
-            if wanted - there:
-                raise Violation(f"{tp}: committed to {offset}; the sink lacks {wanted - there}")
-            wanted |= self.server.lost & {
-                number.id for _, number, _ in self.records[tp.partition][:offset]
-            }
+            there = {number for number, _ in self.server.results(tp.partition)}
+            if lost := wanted - there - self.server.lost:
+                raise Violation(f"{tp}: committed to {offset}; the sink lacks {lost}")
             there = {value["id"] for _, value in self._outputs("totals", everything=True)}
             if wanted - there:
                 raise Violation(f"{tp}: committed to {offset}; outputs lack {wanted - there}")
@@ -358,7 +358,7 @@ class World:
         expected = {part: Expected(records) for part, records in self.records.items()}
         for part, each in expected.items():
             wanted = Counter(pair for pairs in each.outputs.values() for pair in pairs)
-            values = self.server.partitions[part].values
+            values = self.server.results(part)
             there = {number for number, _ in values}
             wanted = Counter(
                 {pair: 1 for pair in wanted if pair[0] in there or pair[0] not in self.server.lost}
