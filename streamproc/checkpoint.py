@@ -218,6 +218,8 @@ class Checkpoint:
                 await self.clear()
                 await app.consumer.rewind()
                 app.consumer.resume_flow()
+        except Fenced:
+            await app.consumer.rejoin()
         except Exception as exc:
             logger.exception("The last checkpoint can't be gone back to: %r", exc)
             await self.abandon(exc)
@@ -244,11 +246,16 @@ class Checkpoint:
 
         Raises:
             SinkBehind: It is, and what is missing can't be made again.
+            Fenced: The group has given the partitions to others.
         """
         behind: dict[Any, int] = {}
         for sink in self._transactional:
             for tp, offset in (await self._claim(sink, partitions)).items():
                 behind[tp] = min(offset, behind.get(tp, offset))
+        if self._transactional and not await self.app.consumer.is_member():
+            # It may have come late, after that of an owner who goes on from other state. Who
+            # is a member now had it first: later owners claim after it.
+            raise Fenced("The group has given the partitions of this worker to others")
         return behind
 
     async def _claim(self, sink: Any, partitions: Collection[Any]) -> dict[Any, int]:

@@ -16,7 +16,7 @@ from typing import Any
 from faust.types import TP
 from mode import Service
 
-from streamproc.errors import StreamprocError
+from streamproc.errors import Fenced, StreamprocError
 from streamproc.kafka.changelogs import ChangelogReader
 from streamproc.kafka.committed import Committed
 from streamproc.kafka.fetch import RawBatch
@@ -95,6 +95,9 @@ class Recovery(Service):  # type: ignore[misc]
             await self._recover(generation_id)
         except asyncio.CancelledError:
             raise
+        except Fenced as exc:
+            self.log.warning("%s: rebalancing again", exc)
+            await self.app.consumer.rejoin()
         except StreamprocError as exc:
             self.log.error("Tables can't be recovered: %s", exc)
             await self.app.crash(exc)

@@ -62,7 +62,16 @@ def _record_any(sink: Any, results: SinkResults) -> Undo:
     async def check() -> str:
         return "a test driver takes its values"
 
-    return _replace(sink, write=write, flush=nothing, open=nothing, close=nothing, check=check)
+    return _replace(
+        sink,
+        write=write,
+        flush=nothing,
+        open=nothing,
+        close=nothing,
+        check=check,
+        # It would ask its server what that has.
+        is_transactional=False,
+    )
 
 
 def _record_redis(sink: RedisSink, results: SinkResults) -> Undo:
@@ -93,11 +102,11 @@ def _record_redis(sink: RedisSink, results: SinkResults) -> Undo:
     return undo
 
 
-def _replace(target: Any, **methods: Any) -> Undo:
-    target.__dict__.update(methods)
+def _replace(target: Any, **attributes: Any) -> Undo:
+    target.__dict__.update(attributes)
 
     def undo() -> None:
-        for name in methods:
+        for name in attributes:
             target.__dict__.pop(name, None)
 
     return undo

@@ -10,7 +10,7 @@ from streamproc.errors import DriverError, Fenced
 from streamproc.kafka.consumer import Consumer
 from streamproc.tables.recovery import Recovery
 from streamproc.testing import TestDriver
-from streamproc.testing.transport import MemoryClient
+from streamproc.testing.transport import MemoryClient, MemoryGroup
 
 
 class Number(streamproc.Record):
@@ -195,3 +195,44 @@ def test_a_rebalance_while_the_worker_stops_forgets_nothing(doubling, driver, mo
     driver.checkpoint()
     assert driver.table("counts") == {"a": 1}
     assert numbers(driver) == [2]
+
+
+class Claims:
+    """A transactional sink of which only the claims are looked at."""
+
+    is_full = has_taken = False
+
+    def __init__(self):
+        self.count = 0
+
+    async def claim(self, partitions):
+        self.count += 1
+        return {}
+
+    def take(self, left_out=()):
+        pass
+
+    async def commit(self, positions):
+        pass
+
+    def discard(self):
+        pass
+
+
+def test_a_claim_of_who_is_no_member_any_more_is_not_relied_on(doubling, driver, monkeypatch):
+    """It may have come after that of the partitions' next owner."""
+    driver.topic("numbers").pipe("a", Number(n=1))
+    driver.checkpoint()
+    claims = Claims()
+    doubling.app.checkpoint._transactional.append(claims)
+
+    async def refuse(self, known):
+        monkeypatch.undo()
+        return False
+
+    monkeypatch.setattr(MemoryGroup, "is_member", refuse)
+    driver.rebalance()
+    assert claims.count == 2
+    driver.topic("numbers").pipe("a", Number(n=2))
+    driver.checkpoint()
+    assert numbers(driver) == [2, 4]
