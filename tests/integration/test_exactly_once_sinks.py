@@ -68,11 +68,11 @@ class Feed(threading.Thread):
 
     def run(self):
         while not self._stopped.is_set():
-            numbers = range(self.count, self.count + 300)
+            numbers = range(self.count, self.count + 200)
             records = [(str(n), {"n": n, "name": f"s{n % NAMES}"}) for n in numbers]
             self.produce(self.topic, records)
-            self.count += 300
-            time.sleep(0.05)
+            self.count += 200
+            time.sleep(0.2)
 
     def finish(self):
         self._stopped.set()
@@ -110,7 +110,7 @@ def test_exact_whatever_ends_a_worker(
 
     def wait_for_more():
         before = counted()
-        wait_for(lambda: counted() > before + 1000, 60, "more results")
+        wait_for(lambda: counted() > before + 1000, 90, "more results")
 
     wait_for_more()
     first.kill()
@@ -120,7 +120,7 @@ def test_exact_whatever_ends_a_worker(
     assert second.exit_code == 0
     wait_for_more()
     count = feed.finish()
-    wait_for(lambda: counted() >= count, 60, lambda: f"all {count}, there are {counted()}")
+    wait_for(lambda: counted() >= count, 90, lambda: f"all {count}, there are {counted()}")
     third.stop()
     assert third.exit_code == 0
     check(redis_client, db, topic, count, consume_all)

@@ -185,6 +185,17 @@ async def test_rows_that_are_refused_leave_the_others(
         await checkpoint([log], {0: 3})
 
 
+async def test_a_transaction_may_take_longer_than_the_server_may_be_silent(
+    opened: Open, server: Postgres, db: Any
+) -> None:
+    sink = await opened(PostgresSink("log", url=server.url, timeout=1))
+    with at(0, 0):
+        await sink.write([{"n": n if n % 2 else "x"} for n in range(3_000)])
+    with pytest.raises(SinkError, match="1500 rows were refused"):
+        await checkpoint([sink], {0: 1})
+    assert len(rows(db, "log")) == 1500
+
+
 @pytest.mark.parametrize("lost", ["emptied", "restored"])
 async def test_a_database_that_has_forgotten(
     lost: str, opened: Open, server: Postgres, db: Any

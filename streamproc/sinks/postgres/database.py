@@ -57,6 +57,7 @@ class Database:
     Attributes:
         state: "connected" or "away".
         retries: Attempts that had to be repeated.
+        answers: Counted up by a long request when the server has answered a part of it.
         shown: What errors and the log call it; without a login.
 
     Args:
@@ -79,6 +80,7 @@ class Database:
         where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
         self.shown = f"PostgreSQL at {where}/{parts.get('dbname', '')}"
         self.retries = 0
+        self.answers = 0
         self.circuit = Circuit(self.shown)
         self._url = url
         self._timeout = timeout
@@ -98,9 +100,11 @@ class Database:
         """
         task = asyncio.ensure_future(self._run(request))
         try:
-            await asyncio.wait({task}, timeout=self._timeout)
-            if not task.done():
-                raise asyncio.TimeoutError
+            while not task.done():
+                before = self.answers
+                await asyncio.wait({task}, timeout=self._timeout)
+                if not task.done() and self.answers == before:
+                    raise asyncio.TimeoutError
             return task.result()
         except BaseException as error:
             # Whatever is under way on this connection, nothing more goes over it.

@@ -42,6 +42,9 @@ _NOTE = """UPDATE streamproc_offsets SET write = write + 1, positions = position
 #: Types of columns whose values go as JSON: json and jsonb.
 _JSON = frozenset({114, 3802})
 
+#: Rows between two answers of the server.
+_ROWS = 5_000
+
 
 class PostgresWriter(ShareWriter):
     """Keeps the rows of each source partition apart, and writes them with the offsets.
@@ -149,7 +152,9 @@ class PostgresWriter(ShareWriter):
                 for change in same:
                     self._refuse(change, self._no_column(min(unknown)))
             else:
-                await self._apply(connection, list(same))
+                rows = list(same)
+                for begin in range(0, len(rows), _ROWS):
+                    await self._apply(connection, rows[begin : begin + _ROWS])
         for share in missing:
             await self._note(share, connection)
 
@@ -170,6 +175,7 @@ class PostgresWriter(ShareWriter):
 
     async def _apply(self, connection: Any, changes: Sequence[Change]) -> None:
         """Make changes of one kind, on the same columns; leave out rows that are refused."""
+        self._database.answers += 1  # to what came before
         try:
             async with connection.transaction():
                 await self._send(connection, changes)

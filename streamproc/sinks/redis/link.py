@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 5.0
 _READ_BYTES = 1 << 16
+#: Commands packed at a time: a long transaction takes longer than a server may be silent.
+_PIECE = 2_000
 
 #: Error replies that end by themselves; anything else is refused for good.
 _PASSING = (
@@ -295,8 +297,9 @@ class Channel:
         assert reader is not None
         assert writer is not None
         try:
-            writer.write(pack(commands))
-            await asyncio.wait_for(writer.drain(), self._timeout)
+            for begin in range(0, len(commands), _PIECE):
+                writer.write(pack(commands[begin : begin + _PIECE]))
+                await asyncio.wait_for(writer.drain(), self._timeout)
             while not replies.complete:
                 data = await asyncio.wait_for(reader.read(_READ_BYTES), self._timeout)
                 if not data:
