@@ -68,9 +68,29 @@ class Agent(faust.agents.agent.Agent):  # type: ignore[misc]
     async def on_start(self) -> None:
         for sink in self._batch_sinks:
             await self.app.open_sink(sink)
+        if self.concurrency > 1 and self.app.checkpoint.is_exact:
+            raise ConfigurationError(
+                f"Agent {self.name} has concurrency={self.concurrency}, so records are done out of "
+                "order, and results can't be exactly once: leave it out, and start more workers"
+            )
         await super().on_start()
         if self._limit:
             self.add_future(self._limit.run())
+
+    async def ask(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request to the agent and wait for its reply.
+
+        Raises:
+            ConfigurationError: From an agent, with exactly once: the request is read when the
+                record that waits for the reply is committed.
+        """
+        if self.app.exactly_once and current_agent() is not None:
+            raise ConfigurationError(
+                f"ask() of agent {self.name} in an agent would wait for ever: with exactly once "
+                "the request is seen when the asking record is committed. Use send(), and handle "
+                "the answer as records of another topic"
+            )
+        return await super().ask(*args, **kwargs)
 
     async def _execute_actor(self, coro: Any, aref: Any) -> None:
         """Run the agent function, again after each failure, on the same stream."""
