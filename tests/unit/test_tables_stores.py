@@ -107,8 +107,7 @@ def test_a_database_that_is_damaged_inside_is_thrown_away_at_the_next_start(tmp_
     with pytest.raises(StoreError, match=r"can't be read"):
         list(store.items())
     with pytest.raises(StoreError, match=r"can't be read"):
-        for key in keys:
-            store.get(key)
+        [store.get(key) for key in keys]
     with pytest.raises(StoreError, match=r"can't be read"):
         store.get_many(keys)
     store.close()
