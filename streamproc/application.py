@@ -315,6 +315,12 @@ class App(faust.App):  # type: ignore[misc]
                 self.conf.web_port,
             )
 
+    async def _producer_flush(self, logger: Any) -> None:
+        # With exactly once, what no checkpoint has flushed is aborted; that it isn't acknowledged
+        # is for the checkpoint to deal with.
+        if not self.exactly_once:
+            await super()._producer_flush(logger)
+
     async def on_stop(self) -> None:
         await super().on_stop()
         self.checkpoint.close()

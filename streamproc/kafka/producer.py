@@ -37,6 +37,9 @@ PARTITION_CACHE_SIZE = 100_000
 #: Seconds that a stop waits for the broker to abort a transaction.
 ABORT_TIMEOUT = 3.0
 
+#: Seconds before the next try when no broker answered.
+RETRY_INTERVAL = 0.5
+
 NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -304,9 +307,23 @@ class Producer(driver.Producer):  # type: ignore[misc]
         return int(self._ensure_producer()._partition(topic, None, None, None, None, None))
 
     async def partition_counts(self) -> dict[str, int]:
-        """Return the number of partitions of every topic that the broker has."""
-        cluster = await self._ensure_producer().client.fetch_all_metadata()
-        return {topic: len(cluster.partitions_for_topic(topic)) for topic in cluster.topics()}
+        """Return the number of partitions of every topic that the broker has.
+
+        Waits while no broker answers; raises ProducerError if the worker stops meanwhile.
+        """
+        told = False
+        while True:
+            try:
+                cluster = await self._ensure_producer().client.fetch_all_metadata()
+            except KafkaError as exc:
+                if self.should_stop:
+                    raise ProducerError(f"No broker says which topics there are: {exc!r}") from exc
+                if not told:
+                    logger.warning("No broker says which topics there are, trying again: %r", exc)
+                told = True
+                await self.sleep(RETRY_INTERVAL)
+            else:
+                return {name: len(cluster.partitions_for_topic(name)) for name in cluster.topics()}
 
     async def _send_rows(
         self,

@@ -1,0 +1,47 @@
+"""What the producer does while no broker answers."""
+
+import pytest
+from aiokafka.errors import KafkaError
+
+from streamproc.errors import ProducerError
+from streamproc.kafka.producer import Producer
+
+
+class Stub:
+    """A producer whose broker answers at the third time."""
+
+    def __init__(self, stops_after=10):
+        self.asked, self.waits, self.stops_after = 0, 0, stops_after
+        self.client = self
+
+    def _ensure_producer(self):
+        return self
+
+    async def fetch_all_metadata(self):
+        self.asked += 1
+        if self.asked < 3:
+            raise KafkaError("Unable to get cluster metadata over all known brokers")
+        return self
+
+    def topics(self):
+        return {"readings"}
+
+    def partitions_for_topic(self, topic):
+        return {0, 1}
+
+    @property
+    def should_stop(self):
+        return self.waits >= self.stops_after
+
+    async def sleep(self, seconds):
+        self.waits += 1
+
+
+async def test_topics_are_asked_for_until_a_broker_answers(caplog):
+    assert await Producer.partition_counts(Stub()) == {"readings": 2}
+    assert caplog.text.count("No broker says which topics there are") == 1
+
+
+async def test_a_worker_that_stops_does_not_wait_for_a_broker():
+    with pytest.raises(ProducerError, match="No broker says"):
+        await Producer.partition_counts(Stub(stops_after=1))
