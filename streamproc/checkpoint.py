@@ -263,16 +263,13 @@ class Checkpoint:
         sources = {tp for tp in partitions if tp.topic not in app.tables.changelog_topics}
         claimed = await sink.claim(sources)
         app.topics.cut_at(claimed)
-        behind = {}
-        for tp in sources:
-            committed = app.consumer.committed_offset(tp) or 0
-            known = [
-                offset
-                for reader, offset in claimed.get(tp.partition, {}).items()
-                if reader.partition("@")[0] == tp.topic
-            ]
-            if known and min(known) < committed:
-                behind[tp] = min(known)
+        behind: dict[Any, int] = {}
+        for progress in app.topics.progress():
+            tp = progress.tp
+            # Not of readers that were renamed: their offsets stay where they were.
+            offset = claimed.get(tp.partition, {}).get(progress.reader)
+            if offset is not None and offset < (app.consumer.committed_offset(tp) or 0):
+                behind[tp] = min(offset, behind.get(tp, offset))
         return _by_policy(app, sink, behind) if behind else {}
 
     # -- the cycle
@@ -370,7 +367,7 @@ class Checkpoint:
             if not await app.consumer.is_member():
                 raise Fenced("The group has given the partitions of this worker to others")
             await app.tables.write(taken.flushes)
-            self._bound_changes()
+        self._bound_changes()
         return bool(taken.offsets and await app.consumer.commit_offsets(taken.offsets))
 
     async def _commit_exactly_once(self, taken: Taken) -> bool:

@@ -22,7 +22,7 @@ async def test_concurrent_actors_are_refused(app):
         async for _ in stream:
             pass
 
-    with pytest.raises(ConfigurationError, match="concurrency=2.*start more workers"):
+    with pytest.raises(ConfigurationError, match=r"concurrency=2.*start more workers"):
         await work.on_start()
 
 

@@ -1,8 +1,10 @@
 """The gate: tables are looked at only while no stream has a record in hand."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from faust.types import TP
 
 from streamproc import checkpoint
 from streamproc import gate as gates
@@ -108,3 +110,54 @@ def test_changes_of_tables_are_bounded(monkeypatch):
     App.tables.dirty_count = 0
     it.on_progress()
     assert not it.gate.full
+
+
+class Sink:
+    is_full = True
+    has_taken = True
+
+    async def commit(self, positions):
+        self.is_full = False
+
+
+async def test_streams_that_wait_for_a_full_sink_go_on_without_tables_too(monkeypatch):
+    monkeypatch.setattr(checkpoint, "BATCHES_PER_LOOK", 1)
+
+    async def nothing(*args):
+        return False
+
+    flushed = SimpleNamespace(flush=nothing)
+    consumer = SimpleNamespace(_handle_attached=nothing)
+    app = SimpleNamespace(tables=[], producer=flushed, consumer=consumer)
+    it = checkpoint.Checkpoint(app)
+    it._transactional.append(Sink())
+    it.on_progress()
+    assert it.wanted.is_set()
+    assert it.gate.full
+    await it._commit_at_least_once(checkpoint.Taken({}, [], {}))
+    assert not it.gate.full
+
+
+async def test_what_readers_of_other_names_have_written_is_not_missed():
+    tp = TP("t", 0)
+
+    class Claimed:
+        def __init__(self, offset):
+            self.offset = offset
+
+        async def claim(self, sources):
+            assert sources == {tp}
+            return {0: {"t@old": 5, "t@now": self.offset}}
+
+    topics = SimpleNamespace(
+        progress=lambda: [SimpleNamespace(tp=tp, reader="t@now")], cut_at=lambda offsets: None
+    )
+    app = SimpleNamespace(
+        tables=SimpleNamespace(changelog_topics=set()),
+        topics=topics,
+        consumer=SimpleNamespace(committed_offset=lambda tp: 9),
+        when_sink_behind="replay",
+    )
+    it = checkpoint.Checkpoint(app)
+    for offset, behind in [(9, {}), (12, {}), (7, {tp: 7})]:
+        assert await it._claim(Claimed(offset), {tp}) == behind
