@@ -309,6 +309,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._rewinds = 0
         #: Where reading began, of the partitions that there are.
         self._began: dict[TP, int] = {}
+        self._last_committed: dict[TP, int] = {}
         self._emptying = asyncio.Lock()
         super().__init__(*args, **kwargs)
 
@@ -544,6 +545,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
+        self._last_committed = {}
         self._began.clear()
         # aiokafka forgets it when it learns that the group has gone on without the worker,
         # and only then are the partitions revoked and what was done with them committed.
@@ -581,6 +583,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 await self.seek(tp, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        # Faust forgets them before the last checkpoint, which asks by them whether the group
+        # counts on the worker still.
+        self._last_committed = self.last_committed()
         await self.app.checkpoint.leave_to_rebalance()
         if self.app.should_stop:
             # Faust leaves it at that then, and what is done would be forgotten that the last
@@ -621,16 +626,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         return self._member or self._thread.member
 
     def last_committed(self) -> dict[TP, int]:
-        """Return the offsets that the group has of what is assigned."""
+        """Return the offsets that the group has of what is assigned, or was when it was revoked."""
         offsets = {tp: self.committed_offset(tp) for tp in self.assignment()}
-        return {tp: offset for tp, offset in offsets.items() if offset is not None}
+        known = {tp: offset for tp, offset in offsets.items() if offset is not None}
+        return known or self._last_committed
 
     async def is_member(self) -> bool:
         """False when the group has given the partitions to others, as after a long freeze."""
-        for tp in self.assignment():
-            offset = self.committed_offset(tp)
-            if offset is not None:
-                return await self._thread.is_member({tp: offset})
+        for tp, offset in self.last_committed().items():
+            return await self._thread.is_member({tp: offset})
         return True
 
     async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:

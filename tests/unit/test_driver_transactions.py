@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaConnectionError
 import streamproc
 from streamproc.errors import DriverError, Fenced
 from streamproc.kafka.consumer import Consumer
+from streamproc.tables.manager import TableManager
 from streamproc.tables.recovery import Recovery
 from streamproc.testing import TestDriver
 from streamproc.testing.transport import MemoryClient, MemoryGroup
@@ -20,9 +21,9 @@ class Number(streamproc.Record):
 class DoublingApp:
     """Counts and doubles numbers; fails at one when it is told to."""
 
-    def __init__(self):
+    def __init__(self, guarantee="exactly_once"):
         self.app = app = streamproc.App(
-            "doubling", broker="kafka://nowhere", processing_guarantee="exactly_once"
+            "doubling", broker="kafka://nowhere", processing_guarantee=guarantee
         )
         self.numbers = app.topic("numbers", key_type=str, value_type=Number)
         self.doubles = app.topic("doubles", key_type=str, value_type=Number)
@@ -236,3 +237,27 @@ def test_a_claim_of_who_is_no_member_any_more_is_not_relied_on(doubling, driver,
     driver.topic("numbers").pipe("a", Number(n=2))
     driver.checkpoint()
     assert numbers(driver) == [2, 4]
+
+
+def test_a_zombie_writes_no_tables_when_it_learns_that_it_is_one(monkeypatch):
+    """Its last checkpoint is when the partitions are revoked, which others have by then."""
+    app = DoublingApp("at_least_once").app
+    written = []
+
+    async def refuse(self, known):
+        return False
+
+    async def write(self, flushes):
+        written.extend(flushes)
+
+    with TestDriver(app, partitions=1) as driver:
+        driver.topic("numbers").pipe("a", Number(n=1))
+        driver.checkpoint()
+        driver.topic("numbers").pipe("a", Number(n=2))
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryGroup, "is_member", refuse)
+            patch.setattr(TableManager, "write", write)
+            driver.rebalance()
+        assert not written
+        driver.checkpoint()
+        assert driver.table("counts") == {"a": 2}
