@@ -103,6 +103,12 @@ class KafkaClient:
         wait_for(lambda: self.partitions(name) == partitions, 30, f"topic {name} exists")
         return name
 
+    def delete_topics(self, *names: str) -> None:
+        """Delete topics and return when they are gone."""
+        for done in self._admin.delete_topics(list(names)).values():
+            done.result(30)
+        wait_for(lambda: not any(map(self.partitions, names)), 30, f"{names} are gone")
+
     def partitions(self, topic: str) -> int:
         """Return how many partitions a topic has; 0 when it doesn't exist."""
         found = self._admin.list_topics(timeout=10).topics.get(topic)

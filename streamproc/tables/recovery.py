@@ -212,7 +212,7 @@ class Recovery(Service):  # type: ignore[misc]
             tp = TP(raw.topic, raw.partition)
             applier = appliers[tp]
             if raw.offsets and raw.offsets[0] < applier.read_to:
-                self._refuse_loss(tp)
+                # Whether it is complete shows at its end: others may have built it again.
                 self.log.warning(
                     "Changelog %s/%s was made anew since the local state was written; the state "
                     "is rebuilt from it.",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -335,7 +334,7 @@ def shorten_changelog(run: Run) -> None:
     _wait_for_refusal(run, "they were deleted")
     for worker in list(run.crew):
         run.end(worker, kill=True)
-    _delete_topics(run, changelogs(run))
+    run.client.delete_topics(*changelogs(run))
     _build_tables_again(run)
 
 
@@ -343,7 +342,7 @@ def delete_changelog(run: Run) -> None:
     """The changelogs are deleted while nobody runs: workers refuse to go on with half a table."""
     for worker in list(run.crew):
         run.end(worker)
-    _delete_topics(run, changelogs(run))
+    run.client.delete_topics(*changelogs(run))
     for _ in range(run.plan.workers):
         run.start_worker()
     _wait_for_refusal(run, "it was deleted, truncated")
@@ -360,31 +359,10 @@ def _wait_for_refusal(run: Run, text: str) -> None:
     )
 
 
-def _delete_topics(run: Run, names: list[str]) -> None:
-    admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
-    for future in admin.delete_topics(names).values():
-        future.result(30)
-    run.wait(lambda: not changelogs(run), 30, "changelogs are gone")
-    time.sleep(1)
-
-
 def _build_tables_again(run: Run) -> None:
     """Do what the error says, all being stopped: reset the group's offsets to the earliest."""
-    admin = AdminClient({"bootstrap.servers": run.kafka.bootstrap})
-    parts = [TopicPartition(run.topic, p, 0) for p in range(run.plan.partitions)]
-    request = [ConsumerGroupTopicPartitions(run.app_id, parts)]
-
-    def is_reset() -> bool:
-        # Members that were killed are counted until the session time-out.
-        try:
-            for future in admin.alter_consumer_group_offsets(request).values():
-                future.result(30)
-        except KafkaException:
-            return False
-        return True
-
     run.rebuilt = True
-    run.wait(is_reset, 30, "the group's offsets are reset")
+    run.client.reset_offsets(run.app_id, run.topic)
     for _ in range(run.plan.workers):
         run.start_worker()
 

@@ -56,3 +56,59 @@ def test_a_batch_of_which_redis_has_a_part(
     committed(50)
     wait_for(lambda: redis_client.llen("seen") >= 30, 20)
     assert [int(n) for n in redis_client.lrange("seen", 0, -1)] == [*range(10), *range(30, 50)]
+
+
+COUNTS = """
+    import os
+    import streamproc
+
+    app = streamproc.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.2,
+        tabledir=os.environ["TABLES"],
+    )
+    topic = app.topic(os.environ["TOPIC"], key_type=str, value_type=int)
+    results = app.topic(os.environ["TOPIC"] + "-results", key_type=str, value_type=int)
+    counts = app.Table("counts", key_type=str, value_type=int, default=int)
+
+    @app.agent(topic)
+    async def count(stream):
+        async for key, _ in stream.items():
+            counts[key] += 1
+            await results.send(key=key, value=counts[key])
+"""
+
+
+@pytest.mark.apache_only
+def test_old_state_after_tables_were_built_again(
+    worker, tmp_path, topic_factory, produce, consume_all, wait_for, kafka_client
+):
+    """A worker whose folder is of a changelog that is gone takes over from one who rebuilt it."""
+    topic = topic_factory(partitions=1)
+    kafka_client.create_topic(1, f"{topic}-results")
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "TABLES": str(tmp_path / "old")}
+
+    def committed(count):
+        wait_for(lambda: kafka_client.total_committed(env["APP_ID"], topic) == count, 40)
+
+    def run_until(count, **changed):
+        running = worker(COUNTS, env=env | changed)
+        committed(count)
+        running.stop()
+
+    first = worker(COUNTS, env=env)
+    for n in range(20):  # a checkpoint each: the changelog is longer than when it is built again
+        produce(topic, [("k", n)])
+        committed(n + 1)
+    first.stop()
+    kafka_client.delete_topics(f"{env['APP_ID']}-counts-changelog")
+    kafka_client.reset_offsets(env["APP_ID"], topic)
+    run_until(20, TABLES=str(tmp_path / "new"))
+    produce(topic, [("k", 20)])
+    run_until(21)
+    assert consume_all(f"{topic}-results", at_least=41)[-1].json() == 21
