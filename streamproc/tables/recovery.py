@@ -97,6 +97,8 @@ class Recovery(Service):  # type: ignore[misc]
             raise
         except Fenced as exc:
             self.log.warning("%s: rebalancing again", exc)
+            # The next recovery begins with a new transaction.
+            self.app.checkpoint.make_void()
             await self.app.consumer.rejoin()
         except StreamprocError as exc:
             self.log.error("Tables can't be recovered: %s", exc)

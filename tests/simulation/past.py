@@ -16,4 +16,5 @@ PAST: list[tuple[int, str, int | None]] = [
     (5090, "at_least_once", None),  # two checkpoints at once
     (6025, "at_least_once", None),
     (7023, "at_least_once", None),  # a rebalance while the worker stopped
+    (60388, "exactly_once", None),  # a recovery whose transaction was aborted, again and again
 ]

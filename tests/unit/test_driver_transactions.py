@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, ProducerFenced
 
 import streamproc
 from streamproc.errors import DriverError, Fenced
@@ -261,3 +261,20 @@ def test_a_zombie_writes_no_tables_when_it_learns_that_it_is_one(monkeypatch):
         assert not written
         driver.checkpoint()
         assert driver.table("counts") == {"a": 2}
+
+
+def test_a_recovery_whose_transaction_was_aborted_begins_another(doubling, driver, monkeypatch):
+    catch_up = Recovery._catch_up
+
+    async def catch_up_too_late(self, appliers):
+        monkeypatch.setattr(Recovery, "_catch_up", catch_up)
+        client = doubling.app.producer._producer
+        client.has_begun, client._error = True, ProducerFenced()
+        await catch_up(self, appliers)
+
+    monkeypatch.setattr(Recovery, "_catch_up", catch_up_too_late)
+    driver.rebalance()
+    driver.topic("numbers").pipe("a", Number(n=1))
+    driver.checkpoint()
+    assert numbers(driver) == [2]
+    assert driver.table("counts") == {"a": 1}
