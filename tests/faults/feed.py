@@ -52,9 +52,13 @@ class Feed(threading.Thread):
             self.error = error
             raise
 
+    def stop(self) -> None:
+        """Write no more."""
+        self._stopped.set()
+
     def finish(self) -> None:
         """Stop writing, with the transaction under way done."""
-        self._stopped.set()
+        self.stop()
         self.join(120)
         assert not self.is_alive(), "the feed can't write"
         assert self.error is None, self.error
@@ -116,6 +120,6 @@ class Feed(threading.Thread):
             with suppress(KafkaException):
                 producer.init_transactions(10)
                 self._producer = producer
-            if self._stopped.is_set() and self._producer is None:
+            if self._producer is None and self._stopped.wait(PAUSE):
                 raise KafkaException("no broker for the last items")
         return self._producer

@@ -139,7 +139,7 @@ class Run:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.feed._stopped.set()
+        self.feed.stop()
         for worker in self.crew:
             worker.kill()
         self.servers.running = None
