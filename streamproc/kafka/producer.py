@@ -245,9 +245,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
     ) -> Any:
         """Queue one record; the future that comes back resolves when it is acknowledged."""
         if self.app.exactly_once:
-            # Metadata first: to wait for it with a transaction begun may outlast that.
-            await self._ensure_producer().client._wait_on_metadata(topic)
-            await self._enter_transaction()
+            await self._prepare(topic)
         future = await super().send(
             topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
         )
@@ -280,11 +278,8 @@ class Producer(driver.Producer):  # type: ignore[misc]
         Raises:
             ProducerError: The topic isn't there, or a record is larger than allowed.
         """
-        producer = self._ensure_producer()
         try:
-            await producer.client._wait_on_metadata(topic)
-            if self.app.exactly_once:
-                await self._enter_transaction()
+            await self._prepare(topic)
             rows = self._rows_by_partition(topic, keys, len(values), partition)
             futures: list[SentBatch] = []
             for target, indices in rows.items():
@@ -294,6 +289,20 @@ class Producer(driver.Producer):  # type: ignore[misc]
             return futures
         except KafkaError as exc:
             raise ProducerError(f"Cannot send to topic {topic!r}: {exc!r}") from exc
+
+    async def _prepare(self, topic: str) -> None:
+        """Return when the topic's partitions are known and there is a transaction to send in.
+
+        Metadata first: to wait for it with a transaction begun may outlast that. But the wait
+        for a transaction may end with another producer, which has metadata of its own.
+        """
+        while True:
+            await self._ensure_producer().client._wait_on_metadata(topic)
+            if self.app.exactly_once:
+                await self._enter_transaction()
+            cluster = self._ensure_producer().client.cluster
+            if cluster.partitions_for_topic(topic) is not None:
+                return
 
     def _rows_by_partition(
         self, topic: str, keys: Sequence[bytes | None] | None, count: int, partition: int | None

@@ -45,3 +45,34 @@ async def test_topics_are_asked_for_until_a_broker_answers(caplog):
 async def test_a_worker_that_stops_does_not_wait_for_a_broker():
     with pytest.raises(ProducerError, match="No broker says"):
         await Producer.partition_counts(Stub(stops_after=1))
+
+
+class Replaced:
+    """A producer that is replaced, by one without metadata, while its user waits to send."""
+
+    def __init__(self):
+        self.steps = []
+        self.known = True
+        self.app = self.client = self.cluster = self
+        self.exactly_once = True
+
+    def _ensure_producer(self):
+        return self
+
+    def partitions_for_topic(self, topic):
+        return {0} if self.known else None
+
+    async def _enter_transaction(self):
+        self.steps.append("transaction")
+        if self.steps.count("transaction") == 1:
+            self.known = False
+
+    async def _wait_on_metadata(self, topic):
+        self.steps.append("metadata")
+        self.known = True
+
+
+async def test_partitions_are_known_when_a_transaction_is_entered():
+    producer = Replaced()
+    await Producer._prepare(producer, "readings")
+    assert producer.steps == ["metadata", "transaction"] * 2
