@@ -289,9 +289,9 @@ class Checkpoint:
            the group has given the partitions to others: their state must not be mixed up.
         7. Commit the offsets noted in step 1.
 
-        With exactly once, step 7 ends the transaction that holds all that was sent, and stores
-        are written after it. What streams send meanwhile waits for the next transaction: it
-        would be part of this one, and the offsets of its records not.
+        With exactly once, streams wait until the end (what they sent meanwhile would be part
+        of the transaction, and the offsets not); step 7 ends the transaction that holds all
+        that was sent, and stores are written after it.
 
         A failure leaves the offsets where they were, so that a restart processes again
         what isn't durable. Tables are written after all results, with the offsets they
@@ -303,7 +303,10 @@ class Checkpoint:
         self._records = self._bytes = 0
         try:
             if self.app.exactly_once:
-                return await self._end_transaction()
+                async with self.gate.hold(patiently=True):
+                    if self._abandoned or self.is_void:
+                        return False
+                    return await self._commit_exactly_once(self._take())
             taken = await self._taken()
             return taken is not None and await self._commit_at_least_once(taken)
         except Fenced as exc:
@@ -351,7 +354,7 @@ class Checkpoint:
         app = self.app
         await asyncio.gather(*(each.flush() for each in self._participants))
         await app.consumer._handle_attached(taken.offsets)
-        await (app.producer.flush_sent() if app.exactly_once else app.producer.flush())
+        await app.producer.flush()
         for sink in self._transactional:
             await sink.commit(taken.positions)
 
@@ -367,18 +370,6 @@ class Checkpoint:
         self._bound_changes()
         return bool(taken.offsets and await app.consumer.commit_offsets(taken.offsets))
 
-    async def _end_transaction(self) -> bool:
-        producer = self.app.producer
-        try:
-            async with self.gate.hold(patiently=True):
-                if self._abandoned or self.is_void:
-                    return False
-                await producer.close_transaction()
-                taken = self._take()
-            return await self._commit_exactly_once(taken)
-        finally:
-            producer.open_transaction()
-
     async def _commit_exactly_once(self, taken: Taken) -> bool:
         app = self.app
         if not (taken.offsets or taken.flushes or self._has_results or app.producer.has_sent):
@@ -387,7 +378,7 @@ class Checkpoint:
         await app.dead_letters.send_held(taken.offsets)
         await self._flush(taken)
         sent = await app.tables.send(taken.flushes)
-        await app.producer.flush_sent()
+        await app.producer.flush()
         # What was sent without any record (by timers) is fenced by offsets that don't change.
         offsets = taken.offsets or app.consumer.last_committed()
         await app.producer.end_transaction(offsets, member)

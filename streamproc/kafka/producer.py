@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError, ProducerFenced
@@ -34,9 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: Keys whose partition is remembered; murmur2 in Python costs several µs a key.
 PARTITION_CACHE_SIZE = 100_000
-
-#: True in the task that ends a transaction.
-_ends_transaction: ContextVar[bool] = ContextVar("ends_transaction", default=False)
 
 #: Seconds that a stop waits for the broker to abort a transaction.
 ABORT_TIMEOUT = 3.0
@@ -157,24 +153,9 @@ class Producer(driver.Producer):  # type: ignore[misc]
         return bool(self._ensure_producer().has_begun)
 
     async def _enter_transaction(self) -> None:
-        while not (self._may_send.is_set() or _ends_transaction.get()):
+        while not self._may_send.is_set():
             await self._may_send.wait()
         self._ensure_producer().ensure_begun()
-
-    async def close_transaction(self) -> None:
-        """Let nothing more into the transaction but what the calling task sends.
-
-        What others send waits for the next one, until :meth:`open_transaction`. Called while
-        no stream has a record in hand.
-        """
-        await self.buffer.flush()
-        self._may_send.clear()
-        _ends_transaction.set(True)
-
-    def open_transaction(self) -> None:
-        """Let others send again."""
-        _ends_transaction.set(False)
-        self._may_send.set()
 
     async def end_transaction(self, offsets: Mapping[Any, int], member: GroupMember) -> None:
         """Commit what was sent, and the source ``offsets`` that it came from, at once.
@@ -415,14 +396,6 @@ class Producer(driver.Producer):  # type: ignore[misc]
                 source offsets of what caused it must not be committed.
         """
         await self.buffer.flush()
-        await self.flush_sent()
-
-    async def flush_sent(self) -> None:
-        """Flush, without what synchronous code has queued.
-
-        Raises:
-            ProducerError: As for :meth:`flush`.
-        """
         if self._unacknowledged:
             await asyncio.wait(list(self._unacknowledged))
         # The callbacks of futures that are done run in the loop's next round.
