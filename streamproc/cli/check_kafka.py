@@ -116,7 +116,7 @@ async def _check_content(
             settings.name, group, {name: states[name] for name in known if name in states}, seconds
         )
     if rejected in states and rejected and (count := states[rejected].end):
-        advice = "The header `reason` of each says why; correct the sender or the models."
+        advice = "`streamproc dlq list` says why; correct the sender or the models."
         findings.append(note("dead letters", f"{count:,} records in {rejected}", advice))
     return findings
 

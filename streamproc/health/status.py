@@ -140,12 +140,8 @@ class Health:
         span = app.consumer.span(tp)
         if span is None:
             return None
-        position = span.position
-        readers = list(app.topics.progress(tp))
-        if any(each.has_backlog or not each.idle for each in readers):
-            done = [each.committable() for each in readers]
-            known = app.consumer.committed_offset(tp)
-            position = min(known or position if each is None else each for each in done)
+        undone = [each.undone() for each in app.topics.progress(tp)]
+        position = min([span.position, *(each for each in undone if each is not None)])
         return max(0, int(span.end) - int(position))
 
     # -- stalls

@@ -203,6 +203,17 @@ class Progress:
             self._backlog.popleft()
         return _part(raw, begin, end)
 
+    def undone(self) -> int | None:
+        """Return the offset of the first record fetched and not done, or None if there is none."""
+        self._drop_done()
+        if self._in_flight:
+            first = self._in_flight[0]
+            return first.offsets[first.cursor]
+        for raw in self._backlog:
+            if raw.offsets:
+                return raw.offsets[self._taken]
+        return None
+
     @property
     def has_backlog(self) -> bool:
         return bool(self._backlog)

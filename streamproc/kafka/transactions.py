@@ -48,8 +48,8 @@ NO_LEADER_EPOCH = -1
 
 NO_TRANSACTIONS = (
     'processing_guarantee="exactly_once" needs a broker with transactions as Apache Kafka 2.5 and '
-    "newer have them, and this one has not: the embedded Kafka of `streamproc dev` is one "
-    "(`streamproc dev --kafka apache` isn't)"
+    "newer have them. This one has none, as the embedded Kafka of `streamproc dev`: use "
+    "`streamproc dev --kafka apache`"
 )
 
 

@@ -163,3 +163,22 @@ def test_no_delivery_goes_over_a_cut(gaps_of_runs, max_records, cuts):
         assert not any(offsets[0] < cut <= offsets[-1] for cut in cuts if offsets)
         seen += offsets
     assert seen == expected
+
+
+def test_the_first_record_that_is_not_done_counts_from_when_it_was_fetched():
+    progress = Progress(TP0)
+    assert progress.undone() is None
+    progress.add(raw([], next_offset=5))
+    progress.add(raw([5, 6, 7]))
+    assert progress.undone() == 5
+    first = progress.take(2)
+    if not len(first):  # the run of control records
+        first.complete()
+        first = progress.take(2)
+    assert progress.undone() == 5
+    first.ack(0)
+    assert progress.undone() == 6
+    first.complete()
+    assert progress.undone() == 7
+    progress.take(2).complete()
+    assert progress.undone() is None
