@@ -151,6 +151,11 @@ class Checkpoint:
         logger.error("The worker stops and goes back to its last checkpoint: %s", error)
         await self.app.crash(error)
 
+    @property
+    def is_closed(self) -> bool:
+        """True when the worker commits nothing more."""
+        return self._abandoned
+
     def close(self) -> None:
         """Begin no other checkpoint: the worker stops."""
         self._abandoned = True

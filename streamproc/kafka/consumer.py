@@ -501,7 +501,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         for each in progress:
             each.close()
         deadline = monotonic() + self.app.drain_timeout
-        while not all(each.idle for each in progress):
+        # Where nothing is committed any more there is nothing to wait for.
+        while not (self.app.checkpoint.is_closed or all(each.idle for each in progress)):
             if monotonic() > deadline:
                 waiting = sorted({each.tp for each in progress if not each.idle})
                 self.log.warning(

@@ -208,6 +208,14 @@ class GuardedStream(BufferedStream):
         if policy.allows(error, attempts):
             again = [spans]
         elif policy.action is Action.STOP:
+            first = spans[0].delivery
+            self.log.error(
+                "%s/%s from offset %s on stops the worker (on_error=stop of %s): %r",
+                *first.progress.tp,
+                first.offsets[spans[0].start],
+                stage,
+                error,
+            )
             await self.halt(error)
             return
         elif single:
