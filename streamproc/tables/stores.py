@@ -295,4 +295,7 @@ class RocksStore(Store):
     def close(self) -> None:
         self._meta_db = None
         self._meta_family = None
-        self._db.close()
+        # It is closed already when it could not be opened again, on a full disk for example.
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()

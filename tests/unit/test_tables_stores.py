@@ -159,3 +159,15 @@ def test_stores_are_sorted_dicts(kind, steps, first, last):
             inside = [(key, model[key]) for key in sorted(model) if first <= key < last]
             assert list(store.items(first, last)) == inside
         store.close()
+
+
+def test_a_store_that_could_not_be_opened_again_is_closed_once_more(tmp_path, monkeypatch):
+    store = RocksStore(tmp_path / "0")
+
+    def full():
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store, "_open", full)
+    with pytest.raises(OSError, match="No space"):
+        store.clear()
+    store.close()
