@@ -13,8 +13,9 @@ from mode import Service
 
 from streamproc.errors import Fenced, TransactionAborted
 from streamproc.kafka.committed import Committed
-from streamproc.kafka.consumer import FETCH_TIMEOUT, Consumer
+from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
+from streamproc.kafka.thread import FETCH_TIMEOUT
 from streamproc.kafka.transactions import GroupMember
 from streamproc.testing.broker import Offsets
 from streamproc.testing.transport import (
