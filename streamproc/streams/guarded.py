@@ -208,15 +208,7 @@ class GuardedStream(BufferedStream):
         if policy.allows(error, attempts):
             again = [spans]
         elif policy.action is Action.STOP:
-            first = spans[0].delivery
-            self.log.error(
-                "%s/%s from offset %s on stops the worker (on_error=stop of %s): %r",
-                *first.progress.tp,
-                first.offsets[spans[0].start],
-                stage,
-                error,
-            )
-            await self.halt(error)
+            await self._stop(spans[0], stage, error)
             return
         elif single:
             again = []
@@ -235,6 +227,17 @@ class GuardedStream(BufferedStream):
         self._put_down()
         if again or wrote:
             await self._pause(policy.delay(attempts), None if wrote else spans[0].delivery)
+
+    async def _stop(self, span: Span, stage: str, error: BaseException) -> None:
+        delivery = span.delivery
+        self.log.error(
+            "%s/%s from offset %s on stops the worker (on_error=stop of %s): %r",
+            *delivery.progress.tp,
+            delivery.offsets[span.start],
+            stage,
+            error,
+        )
+        await self.halt(error)
 
     async def halt(self, error: BaseException) -> None:
         """Stop the worker, and never return: the agent's task ends with it."""
