@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections import Counter
@@ -265,6 +266,50 @@ def _received(message: Any) -> Received:
         message.timestamp()[1],
         list(message.headers() or ()),
     )
+
+
+class Feed(threading.Thread):
+    """Goes on producing to a topic while something else happens.
+
+    Args:
+        produce: The fixture.
+        topic: Its name.
+        records: Makes the records of a range of numbers.
+        step: How many at once.
+        pause: Seconds before the next ones.
+
+    Attributes:
+        count: How many were acknowledged.
+        sent: How many of them, by partition.
+    """
+
+    def __init__(
+        self,
+        produce: Callable[[str, list[Any]], Any],
+        topic: str,
+        records: Callable[[range], list[Any]],
+        *,
+        step: int,
+        pause: float = 0.1,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.produce, self.topic, self.records = produce, topic, records
+        self.step, self.pause = step, pause
+        self.count = 0
+        self.sent: Counter[int] = Counter()
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(self.pause):
+            numbers = range(self.count, self.count + self.step)
+            self.sent.update(self.produce(self.topic, self.records(numbers)))
+            self.count += self.step
+
+    def finish(self) -> int:
+        """Stop, and return how many there are."""
+        self._stopped.set()
+        self.join()
+        return self.count
 
 
 class Worker(ChildProcess):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 
 import pytest
 from confluent_kafka import KafkaException
+from harness import Feed
 
 APP = """
     import asyncio, os
@@ -83,33 +83,12 @@ def seen(redis_client):
     return Seen(redis_client)
 
 
-class Feed(threading.Thread):
-    """Goes on producing while something else happens."""
-
-    def __init__(self, produce, topic):
-        super().__init__(daemon=True)
-        self.produce, self.topic = produce, topic
-        self.count = 0
-        self._stopped = threading.Event()
-
-    def run(self):
-        while not self._stopped.is_set():
-            self.produce(self.topic, numbers(500, self.count))
-            self.count += 500
-            time.sleep(0.1)
-
-    def finish(self):
-        self._stopped.set()
-        self.join()
-        return self.count
-
-
 def test_two_workers_share_and_one_leaves_and_comes_back(
     run, topic_factory, produce, seen, wait_for, kafka_client
 ):
     topic = topic_factory(partitions=8)
     app_id = f"app-{topic}"
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, lambda new: numbers(len(new), new.start), step=500)
     run(app_id, topic).wait_ready()
     second = run(app_id, topic)
     second.wait_ready()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections import Counter
 
 import pytest
+from harness import Feed
 
 APP = """
     import json, os
@@ -50,29 +50,17 @@ APP = """
 """
 
 
-class Feed(threading.Thread):
-    """Goes on producing while workers die."""
+def items(numbers):
+    return [(f"k{n * n % 97}", {"n": n}) for n in numbers]
 
-    def __init__(self, produce, topic):
-        super().__init__(daemon=True)
-        self.produce, self.topic = produce, topic
-        self.counts, self.sums = Counter(), Counter()
-        self.sent = 0
-        self._stopped = threading.Event()
 
-    def run(self):
-        while not self._stopped.is_set():
-            records = [(f"k{n * n % 97}", {"n": n}) for n in range(self.sent, self.sent + 700)]
-            self.produce(self.topic, records)
-            for key, value in records:
-                self.counts[key] += 1
-                self.sums[key] += value["n"]
-            self.sent += len(records)
-            time.sleep(0.1)
-
-    def finish(self):
-        self._stopped.set()
-        self.join()
+def expected_of(count):
+    """What the tables hold once so many are counted."""
+    counts, sums = Counter(), Counter()
+    for key, item in items(range(count)):
+        counts[key] += 1
+        sums[key] += item["n"]
+    return {"counts": dict(counts), "sums": dict(sums)}
 
 
 def contents(path):
@@ -105,7 +93,7 @@ def test_workers_that_are_killed_count_exactly(
         there = (tmp_path / "app_under_test.py").exists()
         return worker(None if there else APP, env=env)
 
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, items, step=700)
     feed.start()
     workers = [start() for _ in range(3)]
     workers[0].wait_ready(60)
@@ -119,13 +107,13 @@ def test_workers_that_are_killed_count_exactly(
     for each in workers:
         each.wait_ready(60)
     wait_for(
-        lambda: kafka_client.total_committed(app_id, topic) == feed.sent,
+        lambda: kafka_client.total_committed(app_id, topic) == feed.count,
         90,
-        lambda: f"{feed.sent} committed, there are {kafka_client.committed(app_id, topic)}",
+        lambda: f"{feed.count} committed, there are {kafka_client.committed(app_id, topic)}",
     )
     assert all(each.running for each in workers)
     (tmp_path / "results.ask").touch()
-    expected = {"counts": dict(feed.counts), "sums": dict(feed.sums)}
+    expected = expected_of(feed.count)
     wait_for(lambda: contents(results) == expected, 20, lambda: difference(results, expected))
 
 
@@ -138,7 +126,7 @@ def test_a_worker_that_froze_does_not_disturb_who_took_over(
     results.touch()
     env = {"APP_ID": app_id, "TOPIC": topic, "RESULTS": str(results)}
     env |= {"TABLES": str(tmp_path / "tables"), "STANDBYS": "0"}
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, items, step=700)
     feed.start()
     first, second = worker(APP, env=env), worker(None, env=env)
     first.wait_ready(60)
@@ -151,12 +139,12 @@ def test_a_worker_that_froze_does_not_disturb_who_took_over(
     time.sleep(2)
     feed.finish()
     wait_for(
-        lambda: kafka_client.total_committed(app_id, topic) == feed.sent,
+        lambda: kafka_client.total_committed(app_id, topic) == feed.count,
         90,
-        lambda: f"{feed.sent} committed, there are {kafka_client.committed(app_id, topic)}",
+        lambda: f"{feed.count} committed, there are {kafka_client.committed(app_id, topic)}",
     )
     (tmp_path / "results.ask").touch()
-    expected = {"counts": dict(feed.counts), "sums": dict(feed.sums)}
+    expected = expected_of(feed.count)
     wait_for(lambda: contents(results) == expected, 20, lambda: difference(results, expected))
 
 

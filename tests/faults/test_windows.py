@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import pytest
+from harness import Feed
 
 START = 1_700_000_000_000
 SIZE = 5_000
@@ -48,30 +48,9 @@ APP = """
 FIELDS = ("n", "total", "low", "high")
 
 
-class Feed(threading.Thread):
-    """Goes on producing, with event time going 20 times as fast as the clock."""
-
-    def __init__(self, produce, topic):
-        super().__init__(daemon=True)
-        self.produce, self.topic = produce, topic
-        self.count = 0
-        self.sent = Counter()
-        self._stopped = threading.Event()
-
-    def run(self):
-        while not self._stopped.is_set():
-            records = [
-                (f"s{n % 64}", {"sensor": f"s{n % 64}", "n": n}, START + n * 5)
-                for n in range(self.count, self.count + 400)
-            ]
-            self.sent.update(self.produce(self.topic, records))
-            self.count += 400
-            time.sleep(0.1)
-
-    def finish(self):
-        self._stopped.set()
-        self.join()
-        return self.count
+def readings(numbers):
+    """Event time goes 20 times as fast as the clock."""
+    return [(f"s{n % 64}", {"sensor": f"s{n % 64}", "n": n}, START + n * 5) for n in numbers]
 
 
 @pytest.fixture
@@ -124,7 +103,7 @@ def test_windows_are_right_however_workers_end(
 
         wait_for(done, 60, "the partitions of killed workers at others")
 
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, readings, step=400)
     first, second, third = run(topic), run(topic), run(topic)
     feed.start()
     for each in (first, second, third):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import Counter, defaultdict
 
 import pytest
+from harness import Feed
 
 START = 1_700_000_000_000
 SIZE = 5_000
@@ -54,32 +54,9 @@ APP = """
 """
 
 
-class Feed(threading.Thread):
-    """Goes on producing, with event time going 20 times as fast as the clock."""
-
-    def __init__(self, produce, topic):
-        super().__init__(daemon=True)
-        self.produce, self.topic = produce, topic
-        self.count = 0
-        self._stopped = threading.Event()
-
-    def run(self):
-        while not self._stopped.is_set():
-            # Keys by partition, as tables need it; windows are by another key.
-            self.produce(
-                self.topic,
-                [
-                    (f"s{n % 32}", {"sensor": f"s{n % 32}", "n": n}, START + n * 5)
-                    for n in range(self.count, self.count + 200)
-                ],
-            )
-            self.count += 200
-            time.sleep(0.1)
-
-    def finish(self):
-        self._stopped.set()
-        self.join()
-        return self.count
+def readings(numbers):
+    """Event time goes 20 times as fast as the clock; keys by partition, as tables need it."""
+    return [(f"s{n % 32}", {"sensor": f"s{n % 32}", "n": n}, START + n * 5) for n in numbers]
 
 
 def expected_windows(count):
@@ -98,7 +75,7 @@ def test_every_result_is_there_once_whatever_ends_a_worker(
     for name in ("windows", "counts"):
         kafka_client.create_topic(name=f"{topic}-{name}", partitions=4)
     env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "TZ": "UTC"}
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, readings, step=200)
     first, second = worker(APP, env=env), worker(env=env)
     feed.start()
     first.wait_ready()

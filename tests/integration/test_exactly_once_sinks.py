@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import psycopg
 import pytest
 from conftest import KAFKA_KIND
+from harness import Feed
 from postgres import Postgres
 
 # On Apache Kafka all is exact, on the embedded broker just what is in sinks.
@@ -57,27 +55,8 @@ APP = f"""
 NAMES = 7
 
 
-class Feed(threading.Thread):
-    """Goes on producing."""
-
-    def __init__(self, produce, topic):
-        super().__init__(daemon=True)
-        self.produce, self.topic = produce, topic
-        self.count = 0
-        self._stopped = threading.Event()
-
-    def run(self):
-        while not self._stopped.is_set():
-            numbers = range(self.count, self.count + 200)
-            records = [(str(n), {"n": n, "name": f"s{n % NAMES}"}) for n in numbers]
-            self.produce(self.topic, records)
-            self.count += 200
-            time.sleep(0.2)
-
-    def finish(self):
-        self._stopped.set()
-        self.join()
-        return self.count
+def items(numbers):
+    return [(str(n), {"n": n, "name": f"s{n % NAMES}"}) for n in numbers]
 
 
 @pytest.fixture
@@ -99,7 +78,7 @@ def test_exact_whatever_ends_a_worker(
     topic = topic_factory(partitions=4)
     db, url = database
     env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "DATABASE_URL": url}
-    feed = Feed(produce, topic)
+    feed = Feed(produce, topic, items, step=200, pause=0.2)
     first, second = worker(APP, env=env), worker(env=env)
     feed.start()
     first.wait_ready()
