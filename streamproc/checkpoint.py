@@ -220,7 +220,7 @@ class Checkpoint:
             async with self.gate.hold(patiently=True):
                 if app.rebalancing or generation != app.consumer_generation_id:
                     return
-                await self.clear()
+                await self._clear()
                 await app.consumer.rewind()
                 app.consumer.resume_flow()
         except Fenced:
@@ -230,7 +230,15 @@ class Checkpoint:
             await self.abandon(exc)
 
     async def clear(self) -> None:
-        """Forget what was done since the last checkpoint, if it is void."""
+        """Forget what was done since the last checkpoint, if it is void.
+
+        Streams end their records in hand first: what they did and sent later would count.
+        """
+        if self.is_void:
+            async with self.gate.hold(patiently=True):
+                await self._clear()
+
+    async def _clear(self) -> None:
         if not self.is_void:
             return
         if self.app.exactly_once:

@@ -26,6 +26,8 @@ class Gate:
         self.shut = False
         #: Nobody may enter, since tables have more changes than memory should hold.
         self.full = False
+        # Who leaves first would open it for another that holds it, too.
+        self._held = asyncio.Lock()
         self._inside: set[Any] = set()
         #: Partitions in hand of streams that say so: a checkpoint leaves them out.
         self.in_hand: dict[Any, int] = {}
@@ -79,33 +81,34 @@ class Gate:
 
     @asynccontextmanager
     async def hold(self, *, patiently: bool = False) -> AsyncIterator[None]:
-        """Keep the gate shut while nobody is inside.
+        """Keep the gate shut while nobody is inside; one at a time does.
 
         Args:
             patiently: Wait for slow agents too, however long they take.
         """
-        with self._closed():
-            deadline = None if patiently else monotonic() + GATE_TIMEOUT
-            if patiently:
-                self._slow.clear()
-            await self._wait_until_left(deadline)
-            self._slow |= self._inside
-            if self._slow - set(self.in_hand) and not self._warned:
-                self._warned = True
-                logger.warning(
-                    "Agents take longer than %s s for a record, so checkpoints do not wait for "
-                    "them: after a crash, table updates of the record in hand may count twice. "
-                    "Streams: %s",
-                    GATE_TIMEOUT,
-                    ", ".join(map(repr, self._inside - set(self.in_hand))),
-                )
-            yield
+        async with self._held:
+            with self._closed():
+                await self._wait_until_left(patiently)
+                yield
 
-    async def _wait_until_left(self, deadline: float | None) -> None:
+    async def _wait_until_left(self, patiently: bool) -> None:
+        if patiently:
+            self._slow.clear()
+        deadline = None if patiently else monotonic() + GATE_TIMEOUT
         while self._inside - self._slow:
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
-                return
+                break
             self._left.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._left.wait(), left)
+        self._slow |= self._inside
+        if self._slow - set(self.in_hand) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "Agents take longer than %s s for a record, so checkpoints do not wait for "
+                "them: after a crash, table updates of the record in hand may count twice. "
+                "Streams: %s",
+                GATE_TIMEOUT,
+                ", ".join(map(repr, self._inside - set(self.in_hand))),
+            )

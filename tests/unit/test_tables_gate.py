@@ -70,6 +70,40 @@ async def test_who_must_be_exact_waits_for_slow_streams_too(monkeypatch):
     assert await asyncio.wait_for(holding, 5) == 2
 
 
+async def test_one_at_a_time_holds_the_gate():
+    gate = Gate()
+    async with gate.hold():
+        other = asyncio.ensure_future(held(gate, lambda: gate.shut))
+        await asyncio.sleep(0)
+        assert not other.done()
+    assert await other
+
+
+async def test_streams_end_their_records_before_what_is_void_is_forgotten():
+    seen = []
+
+    async def abort():
+        seen.append("abort")
+
+    app = SimpleNamespace(
+        exactly_once=True,
+        producer=SimpleNamespace(abort_transaction=abort),
+        dead_letters=SimpleNamespace(forget=lambda: None),
+        tables=SimpleNamespace(roll_back=lambda: seen.append("roll back")),
+    )
+    it = checkpoint.Checkpoint(app)
+    await it.clear()
+    assert seen == []
+    it.is_void = True
+    await it.gate.enter("stream")
+    clearing = asyncio.ensure_future(it.clear())
+    await asyncio.sleep(0.01)
+    seen.append("sent")
+    it.gate.leave("stream")
+    await clearing
+    assert (seen, it.is_void) == (["sent", "abort", "roll back"], False)
+
+
 async def test_the_gate_opens_when_taking_fails():
     gate = Gate()
 
