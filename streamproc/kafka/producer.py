@@ -193,20 +193,27 @@ class Producer(driver.Producer):  # type: ignore[misc]
     async def abort_transaction(self) -> None:
         """Void what was sent since the last transaction ended."""
         await self.buffer.discard()
-        await self._renew()
+        await self._renew(voids=True)
         self._unacknowledged.clear()
         self._failure = None
 
-    async def _renew(self) -> None:
+    async def _renew(self, *, voids: bool = False) -> None:
         """Let a new producer with the same transactional id take over.
 
         That ends an open transaction whatever state the old one is in, and fences all that
         is still on its way.
+
+        Args:
+            voids: See that the old one's transaction is aborted in all its partitions.
         """
         old = self._ensure_producer()
         self._may_send.clear()
         try:
             self._producer = await self._connect()
+            if voids and old.written and not old.is_ending:
+                await self._ensure_producer().mark_aborted(old.written, old.group)
+        except KafkaError as exc:
+            raise ProducerError(f"The transaction could not be aborted: {exc!r}") from exc
         finally:
             self._may_send.set()
         await old.drop()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import aiokafka
 from aiokafka import errors
 from aiokafka.client import CoordinationType
-from aiokafka.producer.sender import Sender, TxnOffsetCommitHandler
+from aiokafka.producer.sender import AddOffsetsToTxnHandler, Sender, TxnOffsetCommitHandler
 from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -297,6 +297,14 @@ class WatchedClient:
 class MemberSender(Sender):  # type: ignore[misc]
     """aiokafka's sender, with offsets committed by a member of the group."""
 
+    async def add_group(self, group: GroupMember) -> None:
+        """Make the group's offsets a part of the transaction."""
+        added = False
+        while not added:
+            key = self._txn_manager.transactional_id
+            node = await self._find_coordinator(CoordinationType.TRANSACTION, key)
+            added = await AddOffsetsToTxnHandler(self, group).do(node)
+
     async def _do_txn_offset_commit(self, offsets: Any, group_id: GroupMember) -> None:
         node = await self._find_coordinator(CoordinationType.GROUP, group_id)
         await MemberOffsetCommitHandler(self, offsets, group_id).do(node)
@@ -307,6 +315,28 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        #: Partitions that the transaction has written to.
+        self.written: set[TopicPartition] = set()
+        #: The broker was asked to commit it: how it ended is the broker's to know.
+        self.is_ending = False
+        #: The group whose offsets are in the transaction.
+        self.group: GroupMember | None = None
+        add, complete = (
+            self._txn_manager.maybe_add_partition_to_txn,
+            self._txn_manager.complete_transaction,
+        )
+
+        def maybe_add_partition_to_txn(tp: TopicPartition) -> None:
+            self.written.add(tp)
+            add(tp)
+
+        def complete_transaction() -> None:
+            self.written.clear()
+            self.is_ending, self.group = False, None
+            complete()
+
+        self._txn_manager.maybe_add_partition_to_txn = maybe_add_partition_to_txn
+        self._txn_manager.complete_transaction = complete_transaction
         self._watched = WatchedClient(self.client)
         self._sender = MemberSender(
             self._watched,
@@ -377,9 +407,31 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
                 # The group would take its offsets unchecked, as those of a client without a group.
                 raise Fenced(f"Group {member!s} has no such member any more")
             self.ensure_begun()
+            self.group = member
             await self.send_offsets_to_transaction(dict(offsets), member)
         if self.has_begun:
+            self.is_ending = True
             await self.commit_transaction()
+
+    async def mark_aborted(
+        self, partitions: Collection[TopicPartition], group: GroupMember | None
+    ) -> None:
+        """Write abort markers for a transaction before that was aborted.
+
+        Args:
+            partitions: Those that it wrote to.
+            group: The group whose offsets were in it.
+
+        A broker that restarts passes over partitions that it doesn't know yet when it
+        aborts a transaction (it says "likely deleted already and hence can be skipped").
+        The next commit of the same producer would commit what was written to them.
+        """
+        self.ensure_begun()
+        for tp in partitions:
+            self._txn_manager.maybe_add_partition_to_txn(tp)
+        if group is not None:
+            await self._sender.add_group(group)
+        await self.abort_transaction()
 
     async def drop(self) -> None:
         """Let go of it without waiting for anything; its successor has fenced it."""

@@ -293,6 +293,10 @@ class MemoryClient:
         self.has_begun = False
         #: True when a request may reach the broker later than those after it.
         self.is_in_doubt = False
+        #: This broker forgets no partition of a transaction that it aborts.
+        self.written: frozenset[Any] = frozenset()
+        self.group = None
+        self.is_ending = False
         self.client = _Cluster(connection)
 
     async def start(self) -> None:
@@ -305,6 +309,9 @@ class MemoryClient:
 
     async def drop(self) -> None:
         """Let go of it: its successor has fenced it."""
+
+    async def mark_aborted(self, partitions: Any, group: Any) -> None:
+        """Do nothing: all partitions have their markers."""
 
     # -- sending
 

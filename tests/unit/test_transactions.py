@@ -157,6 +157,32 @@ async def test_a_failed_transaction_takes_nothing_more():
     await asyncio.sleep(0)
 
 
+async def test_partitions_of_a_void_transaction_get_abort_markers():
+    producer = TransactionalProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+    try:
+        manager, tp = producer._txn_manager, TopicPartition("t", 3)
+        manager.set_pid_and_epoch(1, 1)
+        producer.ensure_begun()
+        manager.maybe_add_partition_to_txn(tp)
+        assert producer.written == {tp}
+        manager.error_transaction(RuntimeError("lost"))
+        manager._transaction_waiter.exception()
+        assert producer.written == {tp}  # aiokafka has forgotten it
+        again = TransactionalProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+        again._txn_manager.set_pid_and_epoch(1, 2)
+        marking = asyncio.ensure_future(again.mark_aborted(producer.written, None))
+        await asyncio.sleep(0)
+        assert again._txn_manager.state is TransactionState.ABORTING_TRANSACTION
+        assert again._txn_manager.partitions_to_add() == {tp}
+        again._txn_manager.partition_added(tp)
+        again._txn_manager.complete_transaction()
+        await marking
+        assert not again.written
+        await again.drop()
+    finally:
+        await producer.drop()
+
+
 def test_aiokafka_asks_the_sender_as_we_think():
     source = inspect.getsource(sender.Sender._maybe_do_transactional_request)
     assert "_do_txn_offset_commit(offsets, group_id)" in source
