@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def end_now(code: int, reason: str, details: Callable[[], str] = str) -> None:
 
 
 class StopLimit:
-    """Ends the process when a stop takes too long.
+    """Ends the process when a stop takes too long, threads that don't end included.
 
     Args:
         seconds: How long a stop may take.
@@ -44,7 +45,7 @@ class StopLimit:
         self.seconds = seconds
         self._end = end
         self._reason: str | None = None
-        self._begun, self._ended = threading.Event(), threading.Event()
+        self._begun = threading.Event()
 
     def start(self) -> None:
         """Start the thread now: a signal's handler can't safely do so."""
@@ -56,12 +57,7 @@ class StopLimit:
             self._reason = reason
             self._begun.set()
 
-    def cancel(self) -> None:
-        """The stop is done."""
-        self._ended.set()
-        self._begun.set()
-
     def _run(self) -> None:
         self._begun.wait()
-        if not self._ended.wait(self.seconds):
-            self._end(f"{self._reason}; it did not stop within {self.seconds:g} s")
+        time.sleep(self.seconds)
+        self._end(f"{self._reason}; it did not stop within {self.seconds:g} s")

@@ -129,6 +129,5 @@ class Worker(FaustWorker):  # type: ignore[misc]
             self.log.critical("The worker ends with exit code %s: %s", code, gave_up or crash)
             sys.exit(code)
         finally:
-            self._stop_limit.cancel()
             if self._loop_watch is not None:
                 self._loop_watch.stop()

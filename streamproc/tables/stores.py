@@ -297,5 +297,10 @@ class RocksStore(Store):
         self._meta_family = None
         # It is closed already when it could not be opened again, on a full disk for example.
         db, self._db = self._db, None
-        if db is not None:
+        if db is None:
+            return
+        try:
             db.close()
+        except Exception as exc:  # noqa: BLE001 - rocksdict raises nothing narrower
+            # It is closed all the same; the next start reads its log, or the changelog.
+            logger.warning("The RocksDB database %s is closed unwritten: %s", self.path, exc)

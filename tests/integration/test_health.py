@@ -12,7 +12,7 @@ import harness
 import pytest
 
 SOURCE = """
-    import asyncio, os, re, signal, time
+    import asyncio, os, re, signal, threading, time
     import streamproc as faust
     from streamproc.sinks import RedisHash
 
@@ -52,10 +52,14 @@ SOURCE = """
     async def crash():
         await app.crash(RuntimeError("broken"))
 
+    async def leave_a_thread():
+        threading.Thread(target=threading.Event().wait).start()
+        await crash()
+
     async def go_on():
         pass
 
-    traps = (hang, hang_for_good, sleep, block, search, crash, go_on)
+    traps = (hang, hang_for_good, sleep, block, search, crash, leave_a_thread, go_on)
     TRAPS = {each.__name__: each for each in traps}
 
     @app.agent(topic, sink=[RedisHash("{key}")])
@@ -177,6 +181,7 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     deaf = trapped("hang_for_good", DRAIN="0.5")
     patient = trapped("hang", DRAIN="0.5")
     broken = trapped("crash", DRAIN="0.5")
+    threaded = trapped("leave_a_thread", DRAIN="0.5")
     without_redis = trapped("go_on", REDIS_URL=redis.url)
 
     for each in (told_twice, deaf, patient, without_redis):
@@ -213,6 +218,9 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
 
     assert broken.worker.wait_end(10) == 1
     assert broken.last_line().endswith("exit code 1: broken")
+
+    assert threaded.worker.wait_end(15) == 75
+    assert "exit code 75: it failed: RuntimeError('broken')" in threaded.last_line()
 
     # It doesn't wait for Redis to come back. What isn't there is processed again.
     assert without_redis.worker.wait_end(15) == 0

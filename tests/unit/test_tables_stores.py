@@ -1,7 +1,9 @@
 """Stores: the same promises in memory and in RocksDB."""
 
 import random
+import resource
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,28 @@ def test_rocksdb_keeps_entries_and_meta_when_it_is_closed(tmp_path):
     store.close()
     again = RocksStore(tmp_path / "t")
     assert (again.get(b"k"), again.meta) == (b"v", meta)
+    again.close()
+
+
+@contextmanager
+def no_space_left():
+    """Let files grow no more, which the operating system refuses as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_does_not_keep_a_database_from_being_closed(tmp_path, caplog):
+    store = RocksStore(tmp_path / "t")
+    store.write([b"k"], [b"v"], Meta({"in@": 3}))
+    with no_space_left():
+        store.close()
+    assert "is closed unwritten" in caplog.text
+    again = RocksStore(tmp_path / "t")
+    assert (again.get(b"k"), again.meta.positions) == (b"v", {"in@": 3})
     again.close()
 
 
