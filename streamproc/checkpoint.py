@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
 from streamproc.errors import (
@@ -89,6 +90,8 @@ class Checkpoint:
         self._participants: list[Flushable] = []
         self._transactional: list[Any] = []
         self._going_back: asyncio.Future[None] | None = None
+        # Held while a transaction is ended, which streams do not wait for.
+        self._ending = asyncio.Lock()
 
     def add(self, participant: Flushable) -> None:
         """Flush ``participant`` in every checkpoint, before offsets are committed."""
@@ -217,7 +220,7 @@ class Checkpoint:
             generation = app.consumer_generation_id
             # What waits for a commit and is cancelled must not cancel the commit.
             await asyncio.shield(app.consumer.maybe_wait_for_commit_to_finish())
-            async with self.gate.hold(patiently=True):
+            async with self._standstill():
                 if app.rebalancing or generation != app.consumer_generation_id:
                     return
                 await self._clear()
@@ -235,8 +238,14 @@ class Checkpoint:
         Streams end their records in hand first: what they did and sent later would count.
         """
         if self.is_void:
-            async with self.gate.hold(patiently=True):
+            async with self._standstill():
                 await self._clear()
+
+    @asynccontextmanager
+    async def _standstill(self) -> AsyncIterator[None]:
+        """No stream has a record in hand, and no transaction is being ended."""
+        async with self._ending, self.gate.hold(patiently=True):
+            yield
 
     async def _clear(self) -> None:
         if not self.is_void:
@@ -302,9 +311,9 @@ class Checkpoint:
            the group has given the partitions to others: their state must not be mixed up.
         7. Commit the offsets noted in step 1.
 
-        With exactly once, streams wait until the end (what they sent meanwhile would be part
-        of the transaction, and the offsets not); step 7 ends the transaction that holds all
-        that was sent, and stores are written after it.
+        With exactly once, step 7 ends the transaction that holds all that was sent, and stores
+        are written after it. Streams go on meanwhile, but what they send waits for the next
+        transaction: it would be part of this one, and the offsets of its records not.
 
         A failure leaves the offsets where they were, so that a restart processes again
         what isn't durable. Tables are written after all results, with the offsets they
@@ -316,10 +325,7 @@ class Checkpoint:
         self._records = self._bytes = 0
         try:
             if self.app.exactly_once:
-                async with self.gate.hold(patiently=True):
-                    if self._abandoned or self.is_void:
-                        return False
-                    return await self._commit_exactly_once(self._take())
+                return await self._end_transaction()
             taken = await self._taken()
             return taken is not None and await self._commit_at_least_once(taken)
         except Fenced as exc:
@@ -382,6 +388,15 @@ class Checkpoint:
             await app.tables.write(taken.flushes)
         self._bound_changes()
         return bool(taken.offsets and await app.consumer.commit_offsets(taken.offsets))
+
+    async def _end_transaction(self) -> bool:
+        async with self._ending, AsyncExitStack() as stack:
+            async with self.gate.hold(patiently=True):
+                if self._abandoned or self.is_void:
+                    return False
+                await stack.enter_async_context(self.app.producer.alone())
+                taken = self._take()
+            return await self._commit_exactly_once(taken)
 
     async def _commit_exactly_once(self, taken: Taken) -> bool:
         app = self.app

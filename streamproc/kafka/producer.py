@@ -13,8 +13,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError, ProducerFenced
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 #: Keys whose partition is remembered; murmur2 in Python costs several µs a key.
 PARTITION_CACHE_SIZE = 100_000
+
+#: What has shut others out, in the task that did so and those that it begins meanwhile.
+_alone: ContextVar[object | None] = ContextVar("alone", default=None)
 
 #: Seconds that a stop waits for the broker to abort a transaction.
 ABORT_TIMEOUT = 3.0
@@ -116,9 +120,10 @@ class Producer(driver.Producer):  # type: ignore[misc]
         self._unacknowledged: set[asyncio.Future[Any]] = set()
         self._failure: BaseException | None = None
         self._partitions_of_keys: dict[str, dict[bytes, int]] = {}
-        # Set while records may be sent: not while a transaction is ended.
+        # Set while everybody may send: not while a transaction is ended.
         self._may_send = asyncio.Event()
         self._may_send.set()
+        self._who_is_alone: object | None = None
         name = self.app.conf.consumer_group_instance_id or uuid.uuid4().hex
         self._transactional_id = f"{self.app.conf.id}-{name}"
 
@@ -153,19 +158,48 @@ class Producer(driver.Producer):  # type: ignore[misc]
         return bool(self._ensure_producer().has_begun)
 
     async def _enter_transaction(self) -> None:
-        while not self._may_send.is_set():
+        while not (self._may_send.is_set() or self._is_alone):
             await self._may_send.wait()
         self._ensure_producer().ensure_begun()
 
+    @property
+    def _is_alone(self) -> bool:
+        # A task that outlives what it was begun in has the mark of that still.
+        return self._who_is_alone is not None and _alone.get() is self._who_is_alone
+
+    @contextmanager
+    def _shut(self) -> Iterator[None]:
+        self._may_send.clear()
+        self._who_is_alone = object()
+        mark = _alone.set(self._who_is_alone)
+        try:
+            yield
+        finally:
+            _alone.reset(mark)
+            self._who_is_alone = None
+            self._may_send.set()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Let nothing more into the transaction but what the calling task sends.
+
+        What others send waits for the next one. Entered while no stream has a record in hand:
+        nothing is sent halfway.
+        """
+        await self.buffer.flush()
+        with self._shut():
+            yield
+
     async def end_transaction(self, offsets: Mapping[Any, int], member: GroupMember) -> None:
         """Commit what was sent, and the source ``offsets`` that it came from, at once.
+
+        Called by who is :meth:`alone`.
 
         Raises:
             Fenced: The group has given the partitions to others.
             TransactionAborted: The broker has ended it before, by its time-out.
             ProducerError: It isn't known whether it was committed.
         """
-        self._may_send.clear()
         producer = self._ensure_producer()
         try:
             names = self.app.tables.names_up_to(offsets)
@@ -178,8 +212,6 @@ class Producer(driver.Producer):  # type: ignore[misc]
             ) from exc
         except KafkaError as exc:
             raise ProducerError(f"The transaction could not be committed: {exc!r}") from exc
-        finally:
-            self._may_send.set()
         if producer.is_in_doubt:
             await self._renew()
 
@@ -193,7 +225,8 @@ class Producer(driver.Producer):  # type: ignore[misc]
     async def abort_transaction(self) -> None:
         """Void what was sent since the last transaction ended."""
         await self.buffer.discard()
-        await self._renew(voids=True)
+        with self._shut():
+            await self._renew(voids=True)
         self._unacknowledged.clear()
         self._failure = None
 
@@ -207,15 +240,12 @@ class Producer(driver.Producer):  # type: ignore[misc]
             voids: See that the old one's transaction is aborted in all its partitions.
         """
         old = self._ensure_producer()
-        self._may_send.clear()
         try:
             self._producer = await self._connect()
             if voids and old.written and not old.is_ending:
                 await self._ensure_producer().mark_aborted(old.written, old.group)
         except KafkaError as exc:
             raise ProducerError(f"The transaction could not be aborted: {exc!r}") from exc
-        finally:
-            self._may_send.set()
         await old.drop()
 
     # -- sending
@@ -398,11 +428,14 @@ class Producer(driver.Producer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Return when the broker has acknowledged all that was sent.
 
+        For who is :meth:`alone` that leaves out what synchronous code has queued meanwhile.
+
         Raises:
             ProducerError: Something was not acknowledged since the last flush; the
                 source offsets of what caused it must not be committed.
         """
-        await self.buffer.flush()
+        if not self._is_alone:
+            await self.buffer.flush()
         if self._unacknowledged:
             await asyncio.wait(list(self._unacknowledged))
         # The callbacks of futures that are done run in the loop's next round.

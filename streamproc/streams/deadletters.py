@@ -102,12 +102,13 @@ class DeadLetters:
         """Send the letters of undecoded records before these offsets, which are committed next."""
         self._keep_up()
         for tp, offset in offsets.items():
+            # Streams go on, and hold more while these are sent.
             held = self._held.pop(tp, [])
+            if later := [letter for letter in held if letter.offset >= offset]:
+                self._held[tp] = later
             for letter in held:
                 if letter.offset < offset:
                     await self._send(letter)
-            if later := [letter for letter in held if letter.offset >= offset]:
-                self._held[tp] = later
 
     async def send(
         self, delivery: Delivery, row: int, stage: str, error: BaseException, attempts: int = 1

@@ -131,14 +131,21 @@ class Recovery(Service):  # type: ignore[misc]
             self._finish(actives)
             manager.check_complete(self._committed)
             manager.check_formats()
-            await manager.write(manager.take_repairs())
-            if self.app.exactly_once:
-                await self.app.producer.end_transaction({}, self.app.consumer.member)
+            await self._write_repairs()
             self.app.topics.start_at(manager.start_positions())
         await self._resume_streams(generation_id)
         await manager.on_recovered()
         if followed:
             await self._follow(followed)
+
+    async def _write_repairs(self) -> None:
+        repairs = self.manager.take_repairs()
+        if not self.app.exactly_once:
+            await self.manager.write(repairs)
+            return
+        async with self.app.producer.alone():
+            await self.manager.write(repairs)
+            await self.app.producer.end_transaction({}, self.app.consumer.member)
 
     async def _rejoin(self, missing: list[TP]) -> None:
         self.log.warning(
