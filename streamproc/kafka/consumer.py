@@ -18,6 +18,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from streamproc.errors import Fenced
 from streamproc.kafka.committed import Committed
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
@@ -28,6 +29,9 @@ from streamproc.kafka.transactions import GroupMember
 LAST_CHECKPOINT_TIMEOUT = 5.0
 #: Seconds between two looks at whether a worker that waits for a checkpoint has to stop.
 STOP_CHECK_INTERVAL = 0.25
+
+#: Seconds before the broker is asked again where partitions begin.
+BEGIN_INTERVAL = 1.0
 
 #: Seconds between two looks at whether subscribed topics exist.
 TOPIC_CHECK_INTERVAL = 2.0
@@ -363,6 +367,25 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def member(self) -> GroupMember:
         """The worker as the group knew it when it assigned the partitions that are read."""
         return self._member or self._thread.member
+
+    async def begin(self) -> None:
+        """Commit where reading begins of partitions that the group has no offset of.
+
+        By offsets that there are, the group refuses what a worker does that it has left behind.
+
+        Raises:
+            Fenced: It refuses this.
+        """
+        changelogs = self.app.tables.changelog_topics
+        sources = [tp for tp in self.assignment() if tp.topic not in changelogs]
+        while True:
+            try:
+                if await self._thread.begin(sources):
+                    return
+                raise Fenced("The group has given the partitions of this worker to others")
+            except KafkaError as exc:
+                self.log.warning("It isn't known where to begin, trying again: %r", exc)
+                await self.sleep(BEGIN_INTERVAL)
 
     def last_committed(self) -> dict[TP, int]:
         """Return the offsets that the group has of what is assigned, or was when it was revoked."""

@@ -21,6 +21,7 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     RebalanceInProgressError,
+    RequestTimedOutError,
     UnknownMemberIdError,
 )
 from faust.exceptions import ImproperlyConfigured
@@ -236,6 +237,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return {
             TP(*tp): read_committed_offset(each) for tp, each in found.items() if each.offset >= 0
         }
+
+    async def begin(self, partitions: Collection[TP]) -> bool:
+        """Commit where reading begins of those that the group has no offset of.
+
+        False when the group refuses it.
+
+        Raises:
+            KafkaError: The broker didn't answer, or not with offsets.
+        """
+        return bool(await self.call_thread(self._begin, partitions))
+
+    async def _begin(self, partitions: Collection[TP]) -> bool:
+        consumer = self._ensure_consumer()
+        known = await self._committed(partitions)
+        new = [driver.ensure_aiokafka_TP(tp) for tp in partitions if tp not in known]
+        if not new:
+            return True
+        from_end = self.app.conf.consumer_auto_offset_reset == "latest"
+        starts = await (consumer.end_offsets if from_end else consumer.beginning_offsets)(new)
+        try:
+            await commit(consumer, with_tables(starts, {}), self._commit_timeout)
+        except REFUSALS:
+            return False
+        except asyncio.TimeoutError as exc:
+            raise RequestTimedOutError from exc
+        return True
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         """Ask the group, by committing ``known`` offsets again, whether it still counts us.

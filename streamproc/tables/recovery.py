@@ -110,6 +110,8 @@ class Recovery(Service):  # type: ignore[misc]
     async def _recover(self, generation_id: int) -> None:
         manager = self.manager
         await self.app.checkpoint.clear()
+        if manager or self.app.checkpoint.is_exact:
+            await self.app.consumer.begin()
         actives, followed = manager.open_assigned()
         if missing := manager.missing_partitions():
             await self._rejoin(missing)
@@ -145,7 +147,8 @@ class Recovery(Service):  # type: ignore[misc]
             return
         async with self.app.producer.alone():
             await self.manager.write(repairs)
-            await self.app.producer.end_transaction({}, self.app.consumer.member)
+            offsets = {tp: found.offset for tp, found in self._committed.items()}
+            await self.app.producer.end_transaction(offsets, self.app.consumer.member)
 
     async def _rejoin(self, missing: list[TP]) -> None:
         self.log.warning(

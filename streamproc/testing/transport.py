@@ -223,6 +223,16 @@ class MemoryGroup(Service):  # type: ignore[misc]
     def has_leader(self, tp: TP) -> bool:
         return True
 
+    async def begin(self, partitions: Collection[TP]) -> bool:
+        broker = self.connection.broker
+        latest = self.app.conf.consumer_auto_offset_reset == "latest"
+        starts = {
+            tp: broker.high_watermark(tp) if latest else 0
+            for tp in partitions
+            if tp not in broker.committed
+        }
+        return not starts or broker.commit(self.member, with_tables(starts, {}))
+
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         return self._commit(known)
 

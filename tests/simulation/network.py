@@ -206,6 +206,12 @@ class SimGroup(MemoryGroup):
         await self.connection.wait()
         return await super().committed(partitions)
 
+    async def begin(self, partitions: Collection[TP]) -> bool:
+        await self.connection.wait()
+        answer = await super().begin(partitions)
+        await self.connection.wait()
+        return answer
+
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         await self.connection.wait()
         answer = await super().is_member(known)

@@ -17,4 +17,6 @@ PAST: list[tuple[int, str, int | None]] = [
     (6025, "at_least_once", None),
     (7023, "at_least_once", None),  # a rebalance while the worker stopped
     (60388, "exactly_once", None),  # a recovery whose transaction was aborted, again and again
+    (317305801, "exactly_once", None),  # a zombie of partitions that had no committed offset
+    (600001420, "exactly_once", None),
 ]

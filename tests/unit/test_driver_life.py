@@ -63,7 +63,7 @@ def pipe(driver, *values):
 
 def test_a_checkpoint_commits_what_is_done(driver):
     pipe(driver, 1, 2, 3)
-    assert driver.committed == {}
+    assert sum(driver.committed.values()) == 0
     driver.checkpoint()
     assert sum(driver.committed.values()) == 6
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_commits_what_is_done(driver):
 def test_time_runs_checkpoints_too(driver):
     pipe(driver, 1)
     driver.advance(0.9)
-    assert driver.committed == {}
+    assert sum(driver.committed.values()) == 0
     driver.advance(0.2)
     assert sum(driver.committed.values()) == 2
 

@@ -59,7 +59,7 @@ def numbers(driver):
 def test_what_is_sent_is_seen_when_it_is_committed(driver):
     driver.topic("numbers").pipe("a", Number(n=1))
     assert numbers(driver) == []
-    assert driver.committed == {}
+    assert sum(driver.committed.values()) == 0
     driver.advance("1s")
     assert numbers(driver) == [2]
     assert sum(driver.committed.values()) == 1
