@@ -408,8 +408,10 @@ class Checkpoint:
         sent = await app.tables.send(taken.flushes)
         await app.producer.flush()
         # What was sent without any record (by timers) is fenced by offsets that don't change.
-        offsets = taken.offsets or app.consumer.last_committed()
-        await app.producer.end_transaction(offsets, member)
+        offsets = {**app.consumer.last_committed(), **taken.offsets}
+        positions = {**app.consumer.positions, **taken.positions}
+        await app.producer.end_transaction(offsets, positions, member)
+        app.consumer.positions = positions
         app.tables.keep(sent)
         self._bound_changes()
         app.consumer.on_committed(taken.offsets)

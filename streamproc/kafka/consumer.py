@@ -19,7 +19,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from streamproc.errors import Fenced
-from streamproc.kafka.committed import Committed
+from streamproc.kafka.committed import Committed, Positions, positions_ahead
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
 from streamproc.kafka.thread import FETCH_TIMEOUT, ConsumerThread
@@ -52,6 +52,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         #: Where reading began, of the partitions that there are.
         self._began: dict[TP, int] = {}
         self._last_committed: dict[TP, int] = {}
+        #: Of which the group has an offset for certain.
+        self._begun: list[TP] = []
+        #: How far readers were at the last commit, with exactly once.
+        self.positions: Positions = {}
         self._emptying = asyncio.Lock()
         super().__init__(*args, **kwargs)
 
@@ -289,6 +293,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
         self._last_committed = {}
+        self._begun = []
+        self.positions = {}
         self._began.clear()
         # aiokafka forgets it when it learns that the group has gone on without the worker,
         # and only then are the partitions revoked and what was done with them committed.
@@ -304,6 +310,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         in between would be processed twice.
         """
         await asyncio.wait_for(super().perform_seek(), self.app.conf.broker_request_timeout)
+        for tp in self._begun:
+            # Faust takes the offset 0 for none.
+            self._committed_offset[tp] = self._committed_offset[tp] or 0
         for tp, offset in (await self.app.checkpoint.claim(self.assignment())).items():
             await self.seek(tp, offset)
             self._committed_offset[tp] = offset
@@ -320,6 +329,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._full.clear()
         self.app.topics.start_progress()
         self.app.topics.start_at(self.app.tables.start_positions())
+        self.app.topics.start_at(self.positions)
         await self.perform_seek()
         for tp, offset in self._began.items():
             if not self.committed_offset(tp):  # aiokafka leaves it where it is
@@ -368,10 +378,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """The worker as the group knew it when it assigned the partitions that are read."""
         return self._member or self._thread.member
 
-    async def begin(self) -> None:
+    async def begin(self) -> dict[TP, Committed]:
         """Commit where reading begins of partitions that the group has no offset of.
 
         By offsets that there are, the group refuses what a worker does that it has left behind.
+        Returns what the group has then.
 
         Raises:
             Fenced: It refuses this.
@@ -380,9 +391,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         sources = [tp for tp in self.assignment() if tp.topic not in changelogs]
         while True:
             try:
-                if await self._thread.begin(sources):
-                    return
-                raise Fenced("The group has given the partitions of this worker to others")
+                committed = await self._thread.begin(sources)
+                if committed is None:
+                    raise Fenced("The group has given the partitions of this worker to others")
+                self._begun = sources
+                if self.app.exactly_once:
+                    self.positions = positions_ahead(committed)
+                return committed
             except KafkaError as exc:
                 self.log.warning("It isn't known where to begin, trying again: %r", exc)
                 await self.sleep(BEGIN_INTERVAL)
@@ -398,10 +413,6 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         for tp, offset in self.last_committed().items():
             return await self._thread.is_member({tp: offset})
         return True
-
-    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
-        """Return what the group has committed of ``partitions``."""
-        return await self._thread.committed(partitions)
 
     def committed_offset(self, tp: TP) -> int | None:
         offset: int | None = self._committed_offset[tp]

@@ -28,7 +28,14 @@ from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streamproc.kafka.committed import Committed, read_committed_offset, with_tables
+from streamproc.kafka.committed import (
+    Committed,
+    OffsetAndMetadata,
+    TopicPartition,
+    new_at,
+    read_committed_offset,
+    with_notes,
+)
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, fetch_batches, follow_leaders
 from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
@@ -154,7 +161,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Commit; False when it may be tried again or the partitions are gone."""
         assignment = self.assignment()
         mine = {tp: offset for tp, offset in offsets.items() if tp in assignment}
-        wanted = with_tables(mine, self.app.tables.names_up_to(mine))
+        wanted = self._with_notes(mine)
         try:
             await commit(self._ensure_consumer(), wanted, self._commit_timeout)
         except REFUSALS as exc:
@@ -226,10 +233,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             done |= ends if from_end else await consumer.beginning_offsets(begun)
         return {tp.partition for tp in wanted if done[tp] < ends[tp]}
 
-    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
-        """Return what the group has committed of ``partitions``."""
-        return dict(await self.call_thread(self._committed, partitions))
-
     async def _committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
         coordinator = self._ensure_consumer()._coordinator
         wanted = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
@@ -238,31 +241,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             TP(*tp): read_committed_offset(each) for tp, each in found.items() if each.offset >= 0
         }
 
-    async def begin(self, partitions: Collection[TP]) -> bool:
+    async def begin(self, partitions: Collection[TP]) -> dict[TP, Committed] | None:
         """Commit where reading begins of those that the group has no offset of.
 
-        False when the group refuses it.
+        Returns what it has then, and None when it refuses this.
 
         Raises:
             KafkaError: The broker didn't answer, or not with offsets.
         """
-        return bool(await self.call_thread(self._begin, partitions))
+        committed: dict[TP, Committed] | None = await self.call_thread(self._begin, partitions)
+        return committed
 
-    async def _begin(self, partitions: Collection[TP]) -> bool:
+    async def _begin(self, partitions: Collection[TP]) -> dict[TP, Committed] | None:
         consumer = self._ensure_consumer()
         known = await self._committed(partitions)
         new = [driver.ensure_aiokafka_TP(tp) for tp in partitions if tp not in known]
         if not new:
-            return True
+            return known
         from_end = self.app.conf.consumer_auto_offset_reset == "latest"
         starts = await (consumer.end_offsets if from_end else consumer.beginning_offsets)(new)
         try:
-            await commit(consumer, with_tables(starts, {}), self._commit_timeout)
+            await commit(consumer, with_notes(starts, {}, {}), self._commit_timeout)
         except REFUSALS:
-            return False
+            return None
         except asyncio.TimeoutError as exc:
             raise RequestTimedOutError from exc
-        return True
+        return known | {TP(*tp): new_at(offset) for tp, offset in starts.items()}
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         """Ask the group, by committing ``known`` offsets again, whether it still counts us.
@@ -272,14 +276,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return bool(await self.call_thread(self._is_member, known))
 
     async def _is_member(self, known: Mapping[TP, int]) -> bool:
-        offsets = with_tables(known, self.app.tables.names_up_to(known))
         try:
-            await commit(self._ensure_consumer(), offsets, self._commit_timeout)
+            await commit(self._ensure_consumer(), self._with_notes(known), self._commit_timeout)
         except REFUSALS:
             return False
         except (KafkaError, asyncio.TimeoutError):
             return True
         return True
+
+    def _with_notes(self, offsets: Mapping[TP, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+        names = self.app.tables.names_up_to(offsets)
+        return with_notes(offsets, names, self.consumer.positions)
 
     def topic_partitions(self, topic: str) -> int | None:
         """Return the number of partitions of a topic, or None if it isn't known.

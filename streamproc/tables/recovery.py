@@ -111,7 +111,7 @@ class Recovery(Service):  # type: ignore[misc]
         manager = self.manager
         await self.app.checkpoint.clear()
         if manager or self.app.checkpoint.is_exact:
-            await self.app.consumer.begin()
+            self._committed = await self.app.consumer.begin()
         actives, followed = manager.open_assigned()
         if missing := manager.missing_partitions():
             await self._rejoin(missing)
@@ -121,8 +121,6 @@ class Recovery(Service):  # type: ignore[misc]
             if not self._connected:
                 await self.reader.start(self)
                 self._connected = True
-            consumer = self.app.consumer
-            self._committed = await consumer.committed(consumer.assignment())
             self.app.in_recovery = True
             try:
                 manager.check_beginnings(actives, await self.reader.starts(actives))
@@ -135,6 +133,7 @@ class Recovery(Service):  # type: ignore[misc]
             manager.check_formats()
             await self._write_repairs()
             self.app.topics.start_at(manager.start_positions())
+        self.app.topics.start_at(self.app.consumer.positions)
         await self._resume_streams(generation_id)
         await manager.on_recovered()
         if followed:
@@ -148,7 +147,8 @@ class Recovery(Service):  # type: ignore[misc]
         async with self.app.producer.alone():
             await self.manager.write(repairs)
             offsets = {tp: found.offset for tp, found in self._committed.items()}
-            await self.app.producer.end_transaction(offsets, self.app.consumer.member)
+            consumer = self.app.consumer
+            await self.app.producer.end_transaction(offsets, consumer.positions, consumer.member)
 
     async def _rejoin(self, missing: list[TP]) -> None:
         self.log.warning(

@@ -278,3 +278,34 @@ def test_a_recovery_whose_transaction_was_aborted_begins_another(doubling, drive
     driver.checkpoint()
     assert numbers(driver) == [2]
     assert driver.table("counts") == {"a": 1}
+
+
+@pytest.mark.parametrize("end", ["crash", "restart", "rebalance"])
+def test_a_reader_ahead_of_another_sends_nothing_twice(end):
+    """The offset is that of the slower one."""
+    app = streamproc.App("ahead", broker="kafka://nowhere", processing_guarantee="exactly_once")
+    numbers = app.topic("numbers", value_type=int)
+    fast, slow = app.topic("fast", value_type=int), app.topic("slow", value_type=int)
+    waits = [True]
+
+    @app.agent(numbers)
+    async def hurry(stream):
+        async for number in stream:
+            await fast.send(value=number)
+
+    @app.agent(numbers)
+    async def dawdle(stream):
+        if waits:
+            await asyncio.sleep(20_000)
+        async for number in stream:
+            await slow.send(value=number)
+
+    with TestDriver(app, partitions=2) as driver:
+        with pytest.raises(DriverError, match="not done"):
+            driver.topic("numbers").pipe_many((str(n), n) for n in range(10))
+        waits.clear()
+        getattr(driver, end)()
+        driver.advance("6h")
+        for topic in ("fast", "slow"):
+            sent = [record.value for record in driver.output(topic).read_all()]
+            assert sorted(sent) == list(range(10))

@@ -19,7 +19,7 @@ from faust.types import TP
 
 from streamproc.errors import Fenced, TransactionAborted
 from streamproc.kafka import transactions
-from streamproc.kafka.committed import MOST_BYTES, read_committed_offset, with_tables
+from streamproc.kafka.committed import MOST_BYTES, read_committed_offset, with_notes
 from streamproc.kafka.transactions import (
     GroupMember,
     MemberOffsetCommitHandler,
@@ -191,12 +191,21 @@ def test_aiokafka_asks_the_sender_as_we_think():
 
 def test_offsets_name_the_tables_that_go_up_to_them():
     tp = TP("t", 0)
-    (offset,) = with_tables({tp: 5}, {tp: ["b", "a"]}).values()
-    assert read_committed_offset(offset) == (5, {"a", "b"})
-    (bare,) = with_tables({tp: 5}, {}).values()
-    assert read_committed_offset(bare) == (5, frozenset())
-    assert read_committed_offset(OffsetAndMetadata(5, "of another client")) == (5, frozenset())
+    (offset,) = with_notes({tp: 5}, {tp: ["b", "a"]}, {}).values()
+    assert read_committed_offset(offset) == (5, {"a", "b"}, {})
+    (bare,) = with_notes({tp: 5}, {}, {}).values()
+    assert bare == OffsetAndMetadata(5, "")
+    assert read_committed_offset(bare) == (5, frozenset(), {})
+    for others in ("of another client", "[]", '{"tables": 1}'):
+        assert read_committed_offset(OffsetAndMetadata(5, others)) == (5, frozenset(), {})
     many = [f"table-{n:04}" for n in range(1000)]
-    (cut,) = with_tables({tp: 5}, {tp: many}).values()
+    (cut,) = with_notes({tp: 5}, {tp: many}, {0: {"t@a": 6}}).values()
     assert len(cut.metadata) <= MOST_BYTES
     assert read_committed_offset(cut).tables < set(many)
+    assert read_committed_offset(cut).ahead == {"t@a": 6}
+
+
+def test_offsets_name_the_readers_that_are_ahead_of_them():
+    positions = {0: {"t@a": 5, "t@b": 9, "tt@c": 9}, 1: {"t@a": 9}}
+    (offset,) = with_notes({TP("t", 0): 5}, {}, positions).values()
+    assert read_committed_offset(offset).ahead == {"t@b": 9}
