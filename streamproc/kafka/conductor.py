@@ -175,6 +175,11 @@ class Conductor(FaustConductor):  # type: ignore[misc]
             if offset is not None:
                 progress.start_at(offset)
 
+    def go_back_to(self, tp: TP, offset: int) -> None:
+        """Let all readers of a partition take its records from ``offset`` on again."""
+        for progress in self.progress(tp):
+            progress.go_back_to(offset)
+
     def cut_at(self, offsets: Mapping[int, Mapping[str, int]]) -> None:
         """Hand out no run that goes over one of these offsets, by partition and reader."""
         for progress in self.progress():

@@ -315,6 +315,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             self._committed_offset[tp] = self._committed_offset[tp] or 0
         for tp, offset in (await self.app.checkpoint.claim(self.assignment())).items():
             await self.seek(tp, offset)
+            self.app.topics.go_back_to(tp, offset)
             self._committed_offset[tp] = offset
         self._positioned = True
         self._room.set()

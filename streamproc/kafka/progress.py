@@ -148,6 +148,11 @@ class Progress:
         """Pass over records before ``offset``: all their results are durable already."""
         self._position = max(offset, self._position or 0)
 
+    def go_back_to(self, offset: int) -> None:
+        """Take records from ``offset`` on, whatever is durable of them."""
+        if self._position is not None:
+            self._position = min(offset, self._position)
+
     def add(self, raw: RawBatch) -> None:
         """Append a fetched run to the backlog, without what is before the position."""
         position = self._position

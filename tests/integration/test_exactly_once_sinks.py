@@ -129,3 +129,69 @@ def check(redis_client, db, topic, count, consume_all):
     for partition, numbers in sent.items():
         stored = redis_client.lrange(f"n:{{p{partition}}}", 0, -1)
         assert [int(n) for n in stored] == numbers
+
+
+RESTORED = f"""
+    import os
+    import streamproc as faust
+    from streamproc.sinks import RedisList
+
+    app = faust.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        redis=os.environ["REDIS_URL"],
+        processing_guarantee="{"exactly_once" if KAFKA_KIND == "apache" else "at_least_once"}",
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.3,
+        topic_disable_leader=True,
+        when_sink_behind=os.environ.get("WHEN_SINK_BEHIND"),
+    )
+    source = app.topic(os.environ["TOPIC"], value_type=int)
+    counts = app.Table("counts", default=int) if "TABLE" in os.environ else {{"all": 0}}
+    numbers = RedisList("numbers", exactly_once=True)
+
+    @app.agent(source, sink=[numbers])
+    async def note(items):
+        async for item in items:
+            counts["all"] += 1
+            yield item
+"""
+
+
+@pytest.mark.parametrize(("policy", "table"), [("replay", True), ("continue", False), (None, True)])
+def test_a_server_restored_from_an_older_copy(
+    worker, topic_factory, produce, wait_for, redis_client, kafka_client, policy, table
+):
+    topic = topic_factory(partitions=1)
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic} | ({"TABLE": "yes"} if table else {})
+
+    def run(numbers, **changed):
+        produce(topic, [(None, n) for n in numbers])
+        running = worker(RESTORED, env=env | changed)
+        count = numbers.stop
+        wait_for(
+            lambda: (
+                kafka_client.total_committed(env["APP_ID"], topic) >= count
+                and redis_client.lrange("numbers", -1, -1) == [str(count - 1)]
+            ),
+            60,
+            lambda: f"{count}, there are {redis_client.lrange('numbers', 0, -1)}",
+        )
+        running.stop()
+        return running
+
+    run(range(10))
+    copy = {key: redis_client.dump(key) for key in redis_client.keys("*")}
+    run(range(10, 20))
+    for key, value in copy.items():
+        redis_client.restore(key, 0, value, replace=True)
+    if policy is None:
+        stopped = worker(RESTORED, env=env)
+        assert stopped.wait_end() != 0
+        assert "has fewer results than the group has offsets" in stopped.log
+        return
+    went_on = run(range(20, 25), WHEN_SINK_BEHIND=policy)
+    assert f"Missing: {topic}/0 from 10" in went_on.log
+    kept = [*range(10), *range(20, 25)] if policy == "continue" else [*range(25)]
+    assert [int(n) for n in redis_client.lrange("numbers", 0, -1)] == kept
