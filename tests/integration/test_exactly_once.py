@@ -119,6 +119,62 @@ def test_every_result_is_there_once_whatever_ends_a_worker(
     }
 
 
+TWO_READERS = """
+    import asyncio
+    import os
+    import streamproc as faust
+
+    app = faust.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        processing_guarantee="exactly_once",
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.3,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+    )
+    name = os.environ["TOPIC"]
+    topic = app.topic(name, value_type=int)
+    fast = app.topic(name + "-fast", value_type=int)
+    slow = app.topic(name + "-slow", value_type=int)
+
+    @app.agent(topic)
+    async def hurry(numbers):
+        async for number in numbers:
+            await fast.send(value=number)
+
+    @app.agent(topic)
+    async def dawdle(numbers):
+        async for number in numbers:
+            await asyncio.sleep(0.01)
+            await slow.send(value=number)
+"""
+
+
+@pytest.mark.apache_only
+def test_a_reader_that_is_ahead_of_another_sends_nothing_twice(
+    worker, topic_factory, produce, consume_all, wait_for, kafka_client
+):
+    topic = topic_factory(partitions=2)
+    for name in ("fast", "slow"):
+        kafka_client.create_topic(name=f"{topic}-{name}", partitions=2)
+    env = {"APP_ID": f"app-{topic}", "TOPIC": topic}
+
+    def results(name):
+        return sorted(record.json() for record in consume_all(f"{topic}-{name}"))
+
+    produce(topic, [(str(n), n) for n in range(1000)])
+    first = worker(TWO_READERS, env=env)
+    wait_for(lambda: len(results("slow")) > 100, 40, "results of the slow one")
+    first.kill()
+    assert len(results("fast")) > len(results("slow"))
+    second = worker(env=env)
+    wait_for(lambda: len(results("slow")) >= 1000, 60, "all results")
+    second.stop()
+    assert results("slow") == results("fast") == list(range(1000))
+
+
 def test_a_broker_without_transactions_is_told(worker, topic_factory):
     if os.environ.get("STREAMPROC_TEST_KAFKA") == "apache":
         pytest.skip("Apache Kafka has transactions")
