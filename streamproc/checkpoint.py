@@ -27,6 +27,15 @@ from streamproc.errors import (
     TransactionAborted,
 )
 from streamproc.gate import Gate
+from streamproc.kafka.committed import (
+    Committed,
+    Notes,
+    OffsetAndMetadata,
+    Positions,
+    TopicPartition,
+    ahead_of,
+    with_notes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +98,8 @@ class Checkpoint:
         self._abandoned = False
         self._participants: list[Flushable] = []
         self._transactional: list[Any] = []
+        #: By source partition, the sinks that have results of it, as the group knew them last.
+        self._known: dict[Any, frozenset[str]] = {}
         self._going_back: asyncio.Future[None] | None = None
         # Held while a transaction is ended, which streams do not wait for.
         self._ending = asyncio.Lock()
@@ -102,9 +113,12 @@ class Checkpoint:
         """Commit ``sink`` in every checkpoint; it claims the partitions there are."""
         if sink not in self._transactional:
             self._transactional.append(sink)
-            if self.app.consumer.assignment() and not self.app.rebalancing:
-                await self._claim(sink, self.app.consumer.assignment())
-                if self._has_later_results(sink):
+            partitions = self.app.consumer.assignment()
+            if partitions and not self.app.rebalancing:
+                self.note(await self.app.consumer.committed(partitions))
+                if await self._claim(sink, partitions):
+                    await self.start_over(SinkError(f"{sink!r} has fewer results than there were"))
+                elif self._has_later_results(sink):
                     # The batch in hand may go over the offset up to which it has them.
                     await self.start_over(
                         SinkError(f"{sink!r} has results of records that are processed again")
@@ -271,6 +285,8 @@ class Checkpoint:
             Fenced: The group has given the partitions to others.
         """
         behind: dict[Any, int] = {}
+        if self._transactional:
+            self.note(await self.app.consumer.committed(partitions))
         for sink in self._transactional:
             for tp, offset in (await self._claim(sink, partitions)).items():
                 behind[tp] = min(offset, behind.get(tp, offset))
@@ -286,13 +302,43 @@ class Checkpoint:
         claimed = await sink.claim(sources)
         app.topics.cut_at(claimed)
         behind: dict[Any, int] = {}
+        lost = set()
         for progress in app.topics.progress():
             tp = progress.tp
             # Not of readers that were renamed: their offsets stay where they were.
             offset = claimed.get(tp.partition, {}).get(progress.reader)
             if offset is not None and offset < (app.consumer.committed_offset(tp) or 0):
                 behind[tp] = min(offset, behind.get(tp, offset))
+            elif sink.results_id in self._known.get(tp, ()) and not _has_results(sink, tp):
+                lost.add(tp)
+        if lost:
+            behind |= await app.consumer.beginnings(lost)
         return _by_policy(app, sink, behind) if behind else {}
+
+    def note(self, committed: Mapping[Any, Committed]) -> None:
+        """Take note of what the group has committed of the source partitions assigned."""
+        self._known = {tp: frozenset(found.notes.sinks) for tp, found in committed.items()}
+
+    def noted(
+        self, offsets: Mapping[Any, int], positions: Positions
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return offsets as they are committed: with what goes up to them, and beyond."""
+        tables = self.app.tables.names_up_to(offsets)
+        notes = {
+            tp: Notes(
+                ahead_of(tp, offset, positions), sorted(self._sinks_of(tp)), sorted(tables[tp])
+            )
+            for tp, offset in offsets.items()
+        }
+        return with_notes(offsets, notes)
+
+    def _sinks_of(self, tp: Any) -> set[str]:
+        """Return the sinks that have results of a partition.
+
+        Those that the group knew of stay: the results of one that isn't claimed yet may be lost.
+        """
+        claimed = {sink.results_id for sink in self._transactional if _has_results(sink, tp)}
+        return (claimed | self._known.get(tp, frozenset())) - {""}
 
     # -- the cycle
 
@@ -410,7 +456,7 @@ class Checkpoint:
         # What was sent without any record (by timers) is fenced by offsets that don't change.
         offsets = {**app.consumer.last_committed(), **taken.offsets}
         positions = {**app.consumer.positions, **taken.positions}
-        await app.producer.end_transaction(offsets, positions, member)
+        await app.producer.end_transaction(self.noted(offsets, positions), member)
         app.consumer.positions = positions
         app.tables.keep(sent)
         self._bound_changes()
@@ -430,13 +476,20 @@ class Checkpoint:
         }
 
 
+def _has_results(sink: Any, tp: Any) -> bool:
+    """True when a sink's server has an offset of a reader of ``tp``, whatever its name."""
+    return any(
+        reader.partition("@")[0] == tp.topic for reader in sink.claimed.get(tp.partition, {})
+    )
+
+
 def _by_policy(app: Any, sink: Any, behind: dict[Any, int]) -> dict[Any, int]:
     """Say that a sink's server has forgotten results, and where to read from then."""
     places = ", ".join(f"{tp.topic}/{tp.partition} from {at}" for tp, at in behind.items())
     policy = app.when_sink_behind or ("stop" if app.tables else "replay")
     what = (
-        f"{sink!r} has fewer results than the group has offsets, as after a restore from an "
-        f"older copy. Missing: {places}"
+        f"{sink!r} has fewer results than the group has offsets: its server was emptied, or "
+        f"restored from an older copy. Missing: {places}"
     )
     if policy == "stop":
         raise SinkBehind(

@@ -1,14 +1,14 @@
 """Offsets as they are committed, and what is noted with them in their metadata.
 
-- The tables that go up to them. A later worker that finds a table's changelog empty knows by
-  them whether the table is new or its changelog is lost.
+- The tables and the transactional sinks that go up to them. A later worker that finds a table's
+  changelog or a sink's server empty knows by them whether it is new or has lost what it had.
 - With exactly once, the readers that are ahead. The offset is that of the slowest reader of
   the partition; what others have sent beyond it was committed with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -17,10 +17,11 @@ from faust.types import TP
 
 __all__ = [
     "Committed",
+    "Notes",
     "OffsetAndMetadata",
     "Positions",
     "TopicPartition",
-    "new_at",
+    "ahead_of",
     "positions_ahead",
     "read_committed_offset",
     "with_notes",
@@ -33,40 +34,56 @@ Positions = Mapping[int, Mapping[str, int]]
 MOST_BYTES = 4096
 
 
+class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an offset stands for: tables and sinks that go up to it, and readers beyond it."""
+
+    ahead: dict[str, int] = {}
+    sinks: list[str] = []
+    tables: list[str] = []
+
+
 class Committed(NamedTuple):
-    """An offset that the group has, the tables that go up to it, and readers beyond it."""
+    """An offset that the group has."""
 
     offset: int
-    tables: frozenset[str]
-    ahead: dict[str, int]
-
-
-def new_at(offset: int) -> Committed:
-    """Return an offset with which nothing is noted."""
-    return Committed(offset, frozenset(), {})
-
-
-class _Notes(msgspec.Struct, omit_defaults=True):
-    tables: list[str] = []
-    ahead: dict[str, int] = {}
+    notes: Notes = Notes()
 
 
 def with_notes(
-    offsets: Mapping[TP, int],
-    tables: Mapping[TP, Collection[str]],
-    positions: Positions,
+    offsets: Mapping[TP, int], notes: Mapping[TP, Notes]
 ) -> dict[TopicPartition, OffsetAndMetadata]:
     """Return offsets as a client commits them."""
     return {
-        TopicPartition(*tp): OffsetAndMetadata(
-            offset,
-            _written(sorted(tables.get(tp, ())), _ahead(tp, offset, positions)),
-        )
+        TopicPartition(*tp): OffsetAndMetadata(offset, _written(notes.get(tp, Notes())))
         for tp, offset in offsets.items()
     }
 
 
-def _ahead(tp: TP, offset: int, positions: Positions) -> dict[str, int]:
+def _written(notes: Notes) -> str:
+    """Return as many names as the broker takes: they only guard against loss."""
+    if notes == Notes():
+        return ""
+    written = msgspec.json.encode(notes)
+    while len(written) > MOST_BYTES and (notes.sinks or notes.tables):
+        if notes.tables:
+            notes = Notes(notes.ahead, notes.sinks, notes.tables[:-1])
+        else:
+            notes = Notes(notes.ahead, notes.sinks[:-1])
+        written = msgspec.json.encode(notes)
+    return written.decode()
+
+
+def read_committed_offset(found: OffsetAndMetadata) -> Committed:
+    """Return what was committed; another client's metadata notes nothing."""
+    try:
+        notes = msgspec.json.decode(found.metadata or "{}", type=Notes)
+    except msgspec.MsgspecError:
+        notes = Notes()
+    return Committed(found.offset, notes)
+
+
+def ahead_of(tp: TP, offset: int, positions: Positions) -> dict[str, int]:
+    """Return how far those readers of a partition are that are beyond ``offset``."""
     prefix = f"{tp.topic}@"
     return {
         reader: position
@@ -75,28 +92,9 @@ def _ahead(tp: TP, offset: int, positions: Positions) -> dict[str, int]:
     }
 
 
-def _written(tables: list[str], ahead: dict[str, int]) -> str:
-    """Return notes of as many tables as the broker takes: their names only guard against loss."""
-    if not (tables or ahead):
-        return ""
-    notes = msgspec.json.encode(_Notes(tables, ahead))
-    if len(notes) > MOST_BYTES and tables:
-        return _written(tables[:-1], ahead)
-    return notes.decode()
-
-
-def read_committed_offset(found: OffsetAndMetadata) -> Committed:
-    """Return what was committed; another client's metadata notes nothing."""
-    try:
-        notes = msgspec.json.decode(found.metadata or "{}", type=_Notes)
-    except msgspec.MsgspecError:
-        notes = _Notes()
-    return Committed(found.offset, frozenset(notes.tables), notes.ahead)
-
-
 def positions_ahead(committed: Mapping[TP, Committed]) -> dict[int, dict[str, int]]:
-    """Return how far the readers are that are ahead of what is committed."""
+    """Return how far the readers are that are beyond what is committed."""
     positions: dict[int, dict[str, int]] = {}
     for tp, found in committed.items():
-        positions.setdefault(tp.partition, {}).update(found.ahead)
+        positions.setdefault(tp.partition, {}).update(found.notes.ahead)
     return positions

@@ -379,6 +379,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """The worker as the group knew it when it assigned the partitions that are read."""
         return self._member or self._thread.member
 
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        """Return what the group has committed of ``partitions``."""
+        return await self._thread.committed(partitions)
+
     async def begin(self) -> dict[TP, Committed]:
         """Commit where reading begins of partitions that the group has no offset of.
 
@@ -401,6 +405,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 return committed
             except KafkaError as exc:
                 self.log.warning("It isn't known where to begin, trying again: %r", exc)
+                await self.sleep(BEGIN_INTERVAL)
+
+    async def beginnings(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """Return the offset of the first record that there is; waits for the broker."""
+        while True:
+            try:
+                return dict(await self.earliest_offsets(*partitions))
+            except KafkaError as exc:
+                self.log.warning("It isn't known where topics begin, trying again: %r", exc)
                 await self.sleep(BEGIN_INTERVAL)
 
     def last_committed(self) -> dict[TP, int]:

@@ -25,7 +25,7 @@ from faust.transport.producer import ProducerBuffer as FaustProducerBuffer
 from faust.types.tuples import FutureMessage
 
 from streamproc.errors import ProducerError, TransactionAborted
-from streamproc.kafka.committed import Positions, with_notes
+from streamproc.kafka.committed import OffsetAndMetadata, TopicPartition
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import Headers
 from streamproc.kafka.transactions import GroupMember, TransactionalProducer
@@ -191,11 +191,9 @@ class Producer(driver.Producer):  # type: ignore[misc]
             yield
 
     async def end_transaction(
-        self, offsets: Mapping[Any, int], positions: Positions, member: GroupMember
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], member: GroupMember
     ) -> None:
         """Commit what was sent, and the source ``offsets`` that it came from, at once.
-
-        Readers whose ``positions`` are beyond those are noted with them.
 
         Called by who is :meth:`alone`.
 
@@ -206,8 +204,7 @@ class Producer(driver.Producer):  # type: ignore[misc]
         """
         producer = self._ensure_producer()
         try:
-            names = self.app.tables.names_up_to(offsets)
-            await producer.end(with_notes(offsets, names, positions), member)
+            await producer.end(offsets, member)
         except ProducerFenced as exc:
             raise TransactionAborted(
                 "The transaction was aborted by the broker: it took longer than "

@@ -30,9 +30,6 @@ from faust.types import TP
 
 from streamproc.kafka.committed import (
     Committed,
-    OffsetAndMetadata,
-    TopicPartition,
-    new_at,
     read_committed_offset,
     with_notes,
 )
@@ -161,7 +158,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Commit; False when it may be tried again or the partitions are gone."""
         assignment = self.assignment()
         mine = {tp: offset for tp, offset in offsets.items() if tp in assignment}
-        wanted = self._with_notes(mine)
+        wanted = self.app.checkpoint.noted(mine, self.consumer.positions)
         try:
             await commit(self._ensure_consumer(), wanted, self._commit_timeout)
         except REFUSALS as exc:
@@ -241,6 +238,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             TP(*tp): read_committed_offset(each) for tp, each in found.items() if each.offset >= 0
         }
 
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        """Return what the group has committed of ``partitions``."""
+        return dict(await self.call_thread(self._committed, partitions))
+
     async def begin(self, partitions: Collection[TP]) -> dict[TP, Committed] | None:
         """Commit where reading begins of those that the group has no offset of.
 
@@ -261,12 +262,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         from_end = self.app.conf.consumer_auto_offset_reset == "latest"
         starts = await (consumer.end_offsets if from_end else consumer.beginning_offsets)(new)
         try:
-            await commit(consumer, with_notes(starts, {}, {}), self._commit_timeout)
+            await commit(consumer, with_notes(starts, {}), self._commit_timeout)
         except REFUSALS:
             return None
         except asyncio.TimeoutError as exc:
             raise RequestTimedOutError from exc
-        return known | {TP(*tp): new_at(offset) for tp, offset in starts.items()}
+        return known | {TP(*tp): Committed(offset) for tp, offset in starts.items()}
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         """Ask the group, by committing ``known`` offsets again, whether it still counts us.
@@ -276,17 +277,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return bool(await self.call_thread(self._is_member, known))
 
     async def _is_member(self, known: Mapping[TP, int]) -> bool:
+        offsets = self.app.checkpoint.noted(known, self.consumer.positions)
         try:
-            await commit(self._ensure_consumer(), self._with_notes(known), self._commit_timeout)
+            await commit(self._ensure_consumer(), offsets, self._commit_timeout)
         except REFUSALS:
             return False
         except (KafkaError, asyncio.TimeoutError):
             return True
         return True
-
-    def _with_notes(self, offsets: Mapping[TP, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-        names = self.app.tables.names_up_to(offsets)
-        return with_notes(offsets, names, self.consumer.positions)
 
     def topic_partitions(self, topic: str) -> int | None:
         """Return the number of partitions of a topic, or None if it isn't known.

@@ -73,6 +73,11 @@ class ServerSink(TransactionalSink):
     # -- as a transactional sink
 
     @property
+    def results_id(self) -> str:  # type: ignore[override]
+        """Stands for its results: what it is called, and where its server is."""
+        return self._shares.results_id if self._shares is not None else ""
+
+    @property
     def claimed(self) -> Mapping[int, Mapping[str, int]]:  # type: ignore[override]
         """By partition, the offset of each reader up to which the server has results."""
         return self._shares.claimed if self._shares is not None else {}

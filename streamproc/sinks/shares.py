@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import hashlib
 import os
 import secrets
 import socket
@@ -207,10 +208,13 @@ class ShareWriter(abc.ABC):
 
     Args:
         new_share: Makes the share of a partition.
+        place: Where the results are: the server, without its login, and the sink's name.
     """
 
-    def __init__(self, new_share: Callable[[int], Any]) -> None:
+    def __init__(self, new_share: Callable[[int], Any], place: tuple[str, str]) -> None:
         self._new_share = new_share
+        # Short: offsets keep it, whose metadata has a limit.
+        self.results_id = hashlib.sha256(" ".join(place).encode()).hexdigest()[:12]
         self._shares: dict[int, Any] = {}
         self._lock = asyncio.Lock()
         #: Values that the server has.

@@ -315,7 +315,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
             TableError: It does.
         """
         for tp, found in committed.items():
-            if tp.partition != partition or table.name not in found.tables:
+            if tp.partition != partition or table.name not in found.notes.tables:
                 continue
             end = state.goes_up_to(tp.topic) if state is not None else 0
             if end < found.offset:

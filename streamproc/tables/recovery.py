@@ -112,6 +112,7 @@ class Recovery(Service):  # type: ignore[misc]
         await self.app.checkpoint.clear()
         if manager or self.app.checkpoint.is_exact:
             self._committed = await self.app.consumer.begin()
+            self.app.checkpoint.note(self._committed)
         actives, followed = manager.open_assigned()
         if missing := manager.missing_partitions():
             await self._rejoin(missing)
@@ -148,7 +149,8 @@ class Recovery(Service):  # type: ignore[misc]
             await self.manager.write(repairs)
             offsets = {tp: found.offset for tp, found in self._committed.items()}
             consumer = self.app.consumer
-            await self.app.producer.end_transaction(offsets, consumer.positions, consumer.member)
+            noted = self.app.checkpoint.noted(offsets, consumer.positions)
+            await self.app.producer.end_transaction(noted, consumer.member)
 
     async def _rejoin(self, missing: list[TP]) -> None:
         self.log.warning(

@@ -17,7 +17,7 @@ from faust.types.tuples import RecordMetadata
 from mode import Service
 
 from streamproc.errors import Fenced, TransactionAborted
-from streamproc.kafka.committed import Committed, new_at, read_committed_offset, with_notes
+from streamproc.kafka.committed import Committed, read_committed_offset, with_notes
 from streamproc.kafka.consumer import Consumer
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
@@ -183,8 +183,7 @@ class MemoryGroup(Service):  # type: ignore[misc]
         return self._commit(mine)
 
     def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        names = self.app.tables.names_up_to(offsets)
-        wanted = with_notes(offsets, names, self.consumer.positions)
+        wanted = self.app.checkpoint.noted(offsets, self.consumer.positions)
         return self.connection.broker.commit(self.member, wanted)
 
     async def position(self, tp: TP) -> int | None:
@@ -220,18 +219,20 @@ class MemoryGroup(Service):  # type: ignore[misc]
     def has_leader(self, tp: TP) -> bool:
         return True
 
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        found = self.connection.broker.found
+        return {tp: read_committed_offset(found[tp]) for tp in partitions if tp in found}
+
     async def begin(self, partitions: Collection[TP]) -> dict[TP, Committed] | None:
         broker = self.connection.broker
-        known = {
-            tp: read_committed_offset(broker.found[tp]) for tp in partitions if tp in broker.found
-        }
+        known = await MemoryGroup.committed(self, partitions)
         latest = self.app.conf.consumer_auto_offset_reset == "latest"
         starts = {
             tp: broker.high_watermark(tp) if latest else 0 for tp in partitions if tp not in known
         }
-        if starts and not broker.commit(self.member, with_notes(starts, {}, {})):
+        if starts and not broker.commit(self.member, with_notes(starts, {})):
             return None
-        return known | {tp: new_at(offset) for tp, offset in starts.items()}
+        return known | {tp: Committed(offset) for tp, offset in starts.items()}
 
     async def is_member(self, known: Mapping[TP, int]) -> bool:
         return self._commit(known)

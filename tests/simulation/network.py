@@ -202,6 +202,10 @@ class SimGroup(MemoryGroup):
         await self.connection.wait()
         return done
 
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, Committed]:
+        await self.connection.wait()
+        return await super().committed(partitions)
+
     async def begin(self, partitions: Collection[TP]) -> dict[TP, Committed] | None:
         await self.connection.wait()
         answer = await super().begin(partitions)

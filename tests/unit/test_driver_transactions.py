@@ -202,9 +202,11 @@ class Claims:
     """A transactional sink of which only the claims are looked at."""
 
     is_full = has_taken = False
+    results_id = ""
 
     def __init__(self):
         self.count = 0
+        self.claimed = {}
 
     async def claim(self, partitions):
         self.count += 1

@@ -9,6 +9,7 @@ from faust.types import TP
 from streamproc import checkpoint
 from streamproc import gate as gates
 from streamproc.gate import Gate
+from streamproc.kafka.committed import Committed, Notes, read_committed_offset
 
 
 async def held(gate, take, **options):
@@ -172,26 +173,68 @@ async def test_streams_that_wait_for_a_full_sink_go_on_without_tables_too(monkey
     assert not it.gate.full
 
 
-async def test_what_readers_of_other_names_have_written_is_not_missed():
-    tp = TP("t", 0)
+TP0 = TP("t", 0)
 
-    class Claimed:
-        def __init__(self, offset):
-            self.offset = offset
 
-        async def claim(self, sources):
-            assert sources == {tp}
-            return {0: {"t@old": 5, "t@now": self.offset}}
+class Claimed:
+    """A sink whose server has these offsets of readers."""
+
+    results_id = "x"
+
+    def __init__(self, offsets):
+        self.claimed = {0: offsets}
+
+    async def claim(self, sources):
+        assert sources == {TP0}
+        return self.claimed
+
+
+@pytest.fixture
+def claiming():
+    """The checkpoint of an app whose group has offset 9 of partition 0."""
+
+    async def beginnings(partitions):
+        return dict.fromkeys(partitions, 3)
 
     topics = SimpleNamespace(
-        progress=lambda: [SimpleNamespace(tp=tp, reader="t@now")], cut_at=lambda offsets: None
+        progress=lambda: [SimpleNamespace(tp=TP0, reader="t@now")], cut_at=lambda offsets: None
     )
     app = SimpleNamespace(
-        tables=SimpleNamespace(changelog_topics=set()),
+        tables=SimpleNamespace(
+            changelog_topics=set(), names_up_to=lambda offsets: dict.fromkeys(offsets, ())
+        ),
         topics=topics,
-        consumer=SimpleNamespace(committed_offset=lambda tp: 9),
+        consumer=SimpleNamespace(committed_offset=lambda tp: 9, beginnings=beginnings),
         when_sink_behind="replay",
     )
-    it = checkpoint.Checkpoint(app)
-    for offset, behind in [(9, {}), (12, {}), (7, {tp: 7})]:
-        assert await it._claim(Claimed(offset), {tp}) == behind
+    return checkpoint.Checkpoint(app)
+
+
+async def test_what_readers_of_other_names_have_written_is_not_missed(claiming):
+    for offset, behind in [(9, {}), (12, {}), (7, {TP0: 7})]:
+        sink = Claimed({"t@old": 5, "t@now": offset})
+        assert await claiming._claim(sink, {TP0}) == behind
+
+
+async def test_a_sink_that_the_group_knows_of_has_lost_what_it_has_nothing_of(claiming):
+    nothing, others, some = Claimed({}), Claimed({"u@now": 5}), Claimed({"t@old": 5})
+    for sinks, lost in [((), {}), (("y",), {}), (("y", "x"), {TP0: 3})]:
+        claiming.note({TP0: Committed(9, Notes(sinks=[*sinks]))})
+        assert await claiming._claim(nothing, {TP0}) == lost
+        assert await claiming._claim(others, {TP0}) == lost
+        assert await claiming._claim(some, {TP0}) == {}
+
+
+async def test_offsets_name_sinks_that_have_results_and_those_that_had(claiming):
+    sink = Claimed({"u@now": 5})
+    claiming._transactional.append(sink)
+
+    def named(partition):
+        (noted,) = claiming.noted({TP("t", partition): 9}, {}).values()
+        return read_committed_offset(noted).notes.sinks
+
+    assert named(0) == []
+    sink.claimed = {0: {"t@now": 9}}
+    assert (named(0), named(1)) == (["x"], [])
+    claiming.note({TP0: Committed(9, Notes(sinks=["y"]))})
+    assert named(0) == ["x", "y"]

@@ -19,7 +19,15 @@ from faust.types import TP
 
 from streamproc.errors import Fenced, TransactionAborted
 from streamproc.kafka import transactions
-from streamproc.kafka.committed import MOST_BYTES, read_committed_offset, with_notes
+from streamproc.kafka.committed import (
+    MOST_BYTES,
+    Committed,
+    Notes,
+    ahead_of,
+    positions_ahead,
+    read_committed_offset,
+    with_notes,
+)
 from streamproc.kafka.transactions import (
     GroupMember,
     MemberOffsetCommitHandler,
@@ -189,23 +197,33 @@ def test_aiokafka_asks_the_sender_as_we_think():
     assert "class TxnOffsetCommitHandler(BaseHandler)" in inspect.getsource(sender)
 
 
-def test_offsets_name_the_tables_that_go_up_to_them():
-    tp = TP("t", 0)
-    (offset,) = with_notes({tp: 5}, {tp: ["b", "a"]}, {}).values()
-    assert read_committed_offset(offset) == (5, {"a", "b"}, {})
-    (bare,) = with_notes({tp: 5}, {}, {}).values()
-    assert bare == OffsetAndMetadata(5, "")
-    assert read_committed_offset(bare) == (5, frozenset(), {})
-    for others in ("of another client", "[]", '{"tables": 1}'):
-        assert read_committed_offset(OffsetAndMetadata(5, others)) == (5, frozenset(), {})
-    many = [f"table-{n:04}" for n in range(1000)]
-    (cut,) = with_notes({tp: 5}, {tp: many}, {0: {"t@a": 6}}).values()
-    assert len(cut.metadata) <= MOST_BYTES
-    assert read_committed_offset(cut).tables < set(many)
-    assert read_committed_offset(cut).ahead == {"t@a": 6}
+def noted(notes):
+    (offset,) = with_notes({TP("t", 0): 5}, {TP("t", 0): notes}).values()
+    return offset
 
 
-def test_offsets_name_the_readers_that_are_ahead_of_them():
+def test_offsets_name_what_goes_up_to_them_and_who_is_ahead():
+    notes = Notes({"t@a": 6}, ["redis"], ["a", "b"])
+    assert read_committed_offset(noted(notes)) == Committed(5, notes)
+    assert noted(Notes()) == OffsetAndMetadata(5, "")
+    for nothing in ("", "of another client", "[]", '{"tables": 1}'):
+        assert read_committed_offset(OffsetAndMetadata(5, nothing)) == Committed(5)
+
+
+def test_offsets_name_no_more_than_a_broker_takes():
+    many = [f"name-{n:04}" for n in range(1000)]
+    for notes in (Notes({"t@a": 6}, ["redis"], many), Notes({"t@a": 6}, many, ["table"])):
+        cut = noted(notes)
+        assert MOST_BYTES * 0.99 < len(cut.metadata) <= MOST_BYTES
+        found = read_committed_offset(cut).notes
+        assert found.ahead == notes.ahead
+        names = found.sinks + found.tables
+        assert names == (notes.sinks + notes.tables)[: len(names)]
+
+
+def test_readers_ahead_are_those_of_the_topic_beyond_the_offset():
     positions = {0: {"t@a": 5, "t@b": 9, "tt@c": 9}, 1: {"t@a": 9}}
-    (offset,) = with_notes({TP("t", 0): 5}, {}, positions).values()
-    assert read_committed_offset(offset).ahead == {"t@b": 9}
+    ahead = ahead_of(TP("t", 0), 5, positions)
+    assert ahead == {"t@b": 9}
+    committed = {TP("t", 0): Committed(5, Notes(ahead)), TP("u", 0): Committed(5)}
+    assert positions_ahead(committed) == {0: ahead}

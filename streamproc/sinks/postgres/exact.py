@@ -60,7 +60,7 @@ class PostgresWriter(ShareWriter):
         self, database: Database, table: str, how: Layout, *, prefix: tuple[str, str]
     ) -> None:
         new_share = partial(Share, owner=new_owner(), prototype=Rows(how))
-        super().__init__(new_share)
+        super().__init__(new_share, (database.shown, prefix[1]))
         self._database = database
         self._table = sql.Identifier(*table.split("."))
         self._how = how

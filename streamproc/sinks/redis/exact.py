@@ -45,7 +45,8 @@ class ExactWriter(ShareWriter):
     def __init__(
         self, sink: object, link: Link, prototype: Commands, *, prefix: tuple[str, str]
     ) -> None:
-        super().__init__(partial(Share, owner=new_owner(), prototype=prototype))
+        new_share = partial(Share, owner=new_owner(), prototype=prototype)
+        super().__init__(new_share, (link.url, prefix[1]))
         self._sink = sink
         self._link = link
         self._app_id, self._name = prefix
