@@ -2,7 +2,8 @@
 
 A look compares what is done with what was done at the look before. Four things can stand
 still: records that agents have in hand, records that wait for a reader, offsets that wait
-to be committed, and the recovery of tables. It is remembered since when each does.
+to be committed, and the recovery of tables. It is remembered since when each does. An agent
+that fails and tries again, as its error policy says, doesn't stand still.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class StallWatch:
         return self._recovery() if self._app.health.assignment else {}
 
     def _records(self) -> dict[Waiting, object]:
-        health = self._app.health
+        health, failures = self._app.health, self._app.failures
         states: dict[Waiting, object] = {}
         positions: dict[str, list[int | None]] = defaultdict(list)
         waiting = set()
@@ -107,13 +108,15 @@ class StallWatch:
             position = progress.committable()
             positions[progress.reader].append(position)
             tp = progress.tp
+            if failures.is_pausing(progress.reader):
+                continue
             if not progress.idle:
                 what = Waiting("hand", f"{progress.reader}, partition {tp.partition},")
-                states[what] = position
+                states[what] = (position, failures.counts[progress.reader])
             elif progress.has_backlog or (health.lag_of(tp) and self._app.consumer.has_leader(tp)):
                 waiting.add(progress.reader)
         for reader in waiting:
-            states[Waiting("queue", reader)] = positions[reader]
+            states[Waiting("queue", reader)] = (positions[reader], failures.counts[reader])
         return states
 
     def _checkpoints(self) -> dict[Waiting, object]:

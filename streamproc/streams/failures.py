@@ -6,7 +6,9 @@ the worker goes back to its last checkpoint, reads it again, and must know it th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -83,6 +85,9 @@ class Failures:
     def __init__(self, app: Any) -> None:
         self.app = app
         self._known: dict[tuple[str, int], list[Failure]] = {}
+        #: How often each reader has failed, as long as the worker lives.
+        self.counts: Counter[str] = Counter()
+        self._pausing: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -90,8 +95,23 @@ class Failures:
     def note(self, span: Span) -> tuple[Failure, int]:
         """Count one more failure at the records of ``span``; return it and how often."""
         self._forget_committed()
+        self.counts[span.delivery.progress.reader] += 1
         failure = self._find(span)
         return failure, failure.count(span.delivery.offsets[span.start])
+
+    @contextmanager
+    def pause(self, span: Span) -> Iterator[None]:
+        """The reader of ``span`` waits before it tries again."""
+        reader = span.delivery.progress.reader
+        self._pausing[reader] += 1
+        try:
+            yield
+        finally:
+            self._pausing[reader] -= 1
+
+    def is_pausing(self, reader: str) -> bool:
+        """True while a reader waits before it tries again."""
+        return self._pausing[reader] > 0
 
     def _find(self, span: Span) -> Failure:
         failure = self.known(span)

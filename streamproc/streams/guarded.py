@@ -226,7 +226,8 @@ class GuardedStream(BufferedStream):
             self._redo.first(*again, *([rest] if rest else []))
         self._put_down()
         if again or wrote:
-            await self._pause(policy.delay(attempts), None if wrote else spans[0].delivery)
+            with self._failures.pause(spans[0]):
+                await self._pause(policy.delay(attempts), None if wrote else spans[0].delivery)
 
     async def _stop(self, span: Span, stage: str, error: BaseException) -> None:
         delivery = span.delivery

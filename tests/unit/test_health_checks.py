@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import streamproc
+from streamproc import retry
 from streamproc.errors import SinkUnavailable
 from streamproc.health import EXIT_STALLED, EXIT_UNCLEAN
 from streamproc.health.sinks import SinkProbe
@@ -105,6 +106,55 @@ def test_steady_work_is_no_stall_however_slow_the_whole_is():
         driver.topic("t").pipe_many([(f"k{n}", "slow") for n in range(40)])
     assert seen.rows[-1][0] > 100
     assert seen.stalled() is None
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [retry(40, backoff="200ms"), retry(2, backoff="90s", longest="90s")],
+    ids=["many tries", "long pauses"],
+)
+@pytest.mark.parametrize("changes", [False, True])
+def test_tries_of_an_error_policy_are_no_stall_however_many(policy, changes):
+    app = streamproc.App("health", broker="kafka://nowhere", store="memory://", stall_timeout=20)
+    topic = app.topic("t", key_type=str, value_type=str)
+    table = app.Table("n", key_type=str, value_type=int, default=int)
+    seen = Seen(app)
+
+    @app.agent(topic, on_error=policy)
+    async def agent(stream):
+        async for value in stream:
+            if changes:
+                table[value] += 1
+            if value == "bad":
+                raise ConnectionError("refused")
+
+    with TestDriver(app, partitions=2) as driver:
+        driver.topic("t").pipe_many([("k", "bad"), ("k", "v"), ("l", "v"), ("m", "v")])
+        assert len(driver.errors) == policy.retries + 1
+        assert len(driver.dead_letters()) == 1
+    assert seen.rows[-1][0] > 150
+    assert seen.stalled() is None
+    assert seen.first("progress") is None
+
+
+def test_a_try_that_hangs_is_a_stall():
+    app = streamproc.App("health", broker="kafka://nowhere", store="memory://", stall_timeout=20)
+    topic = app.topic("t", key_type=str, value_type=str)
+    seen = Seen(app)
+    tries = []
+
+    @app.agent(topic, on_error=retry(None))
+    async def agent(stream):
+        async for _value in stream:
+            tries.append(app.loop.time())
+            if len(tries) < 5:
+                raise ConnectionError("refused")
+            await asyncio.sleep(1000)
+
+    with TestDriver(app, partitions=1) as driver:
+        driver.topic("t").pipe("k", "v")
+        assert len(driver.errors) == 4
+    assert 19 <= seen.stalled()[0] - (tries[-1] - seen.began) <= 22
 
 
 def test_never_by_request():
