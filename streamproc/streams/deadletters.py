@@ -194,15 +194,20 @@ class DeadLetters:
             return
         self._logged[kind] = (now, 0)
         logger.error(
-            "Record %s/%d@%d was rejected (%s): %s. %s%s",
-            tp.topic,
-            tp.partition,
-            offset,
-            stage,
+            "%s was rejected%s: %s. %s%s",
+            _what(tp, offset),
+            "" if stage == tp.topic else f" ({stage})",
             _reason(error),
             became or (f"It went to topic {self.topic!r}" if self.topic else "It was skipped"),
             f" ({suppressed} more like it since the last message)" if suppressed else "",
         )
+
+
+def _what(tp: Any, offset: int) -> str:
+    """Return what the log calls a record, or a result, which has no place in a topic."""
+    if offset >= 0:
+        return f"Record {tp.topic}/{tp.partition}@{offset}"
+    return f"A result of {tp.topic}" + (f", partition {tp.partition}," if tp.partition >= 0 else "")
 
 
 def _reason(error: BaseException) -> str:

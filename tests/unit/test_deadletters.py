@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import pytest
 from faust.types import TP
 
+from streamproc.errors import SinkError
 from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.progress import Progress
 from streamproc.streams.deadletters import DeadLetters
@@ -90,3 +92,21 @@ async def test_letters_of_partitions_that_were_given_away_are_left_to_others():
     app.consumer_generation_id = 2
     await letters.send_held({TP0: 8})
     assert app.sent == []
+
+
+@pytest.mark.parametrize(
+    ("partition", "stage", "line"),
+    [
+        (-1, "RedisHash redis://h/0", "A result of RedisHash redis://h/0 was rejected: bad."),
+        (
+            2,
+            "flow close",
+            "A result of RedisHash redis://h/0, partition 2, was rejected (flow close): bad.",
+        ),
+    ],
+)
+async def test_a_result_is_not_given_a_place_in_a_topic(caplog, partition, stage, line):
+    letters = DeadLetters(App(exactly_once=False), "letters")
+    source = "RedisHash redis://h/0"
+    await letters.send_result(source, partition, "k", 1, stage, SinkError("bad"))
+    assert caplog.messages == [f"{line} It went to topic 'letters'"]
