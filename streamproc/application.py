@@ -324,6 +324,7 @@ class App(faust.App):  # type: ignore[misc]
     async def on_stop(self) -> None:
         await super().on_stop()
         self.checkpoint.close()
+        self.dead_letters.close()
         await asyncio.gather(*(sink.close() for sink in self._sinks))
 
 

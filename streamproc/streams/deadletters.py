@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections import Counter
 from collections.abc import Mapping
-from time import monotonic, time
+from time import time
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from streamproc.records.secrets import mask
 
 logger = logging.getLogger(__name__)
 
-#: At most one log line a topic and kind of error in this many seconds.
+#: One record is logged in so many seconds, of each topic and kind of error; then how many others.
 LOG_INTERVAL = 5.0
 
 #: What the names of a letter's own headers begin with.
@@ -61,7 +62,8 @@ class DeadLetters:
         self.topic = topic
         self.counts: Counter[tuple[str, str]] = Counter()
         self._declared = False
-        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
+        #: Those that came since the last log line of a topic and kind of error.
+        self._unlogged: dict[tuple[str, str], int] = {}
         self._undecoded: dict[TP, set[int]] = {}
         self._held: dict[TP, list[Letter]] = {}
         self._generation = -1
@@ -187,20 +189,28 @@ class DeadLetters:
     ) -> None:
         kind = (tp.topic, type(error).__name__)
         self.counts[kind] += 1
-        now = monotonic()
-        last, suppressed = self._logged.get(kind, (0.0, 0))
-        if last and now - last < LOG_INTERVAL:
-            self._logged[kind] = (last, suppressed + 1)
+        if kind in self._unlogged:
+            self._unlogged[kind] += 1
             return
-        self._logged[kind] = (now, 0)
+        self._unlogged[kind] = 0
+        asyncio.get_running_loop().call_later(LOG_INTERVAL, self._log_others, kind)
         logger.error(
-            "%s was rejected%s: %s. %s%s",
+            "%s was rejected%s: %s. %s",
             _what(tp, offset),
             "" if stage == tp.topic else f" ({stage})",
             _reason(error),
             became or (f"It went to topic {self.topic!r}" if self.topic else "It was skipped"),
-            f" ({suppressed} more like it since the last message)" if suppressed else "",
         )
+
+    def _log_others(self, kind: tuple[str, str]) -> None:
+        others = self._unlogged.pop(kind, 0)
+        if others:
+            logger.error("%d more of %s rejected (%s)", others, *kind)
+
+    def close(self) -> None:
+        """Log what has not been logged yet."""
+        for kind in list(self._unlogged):
+            self._log_others(kind)
 
 
 def _what(tp: Any, offset: int) -> str:

@@ -10,6 +10,7 @@ import streamproc
 from streamproc import dead_letter, retry, skip, stop
 from streamproc.errors import AgentTimeout, ConfigurationError, DriverError
 from streamproc.sinks import RedisHash
+from streamproc.streams.deadletters import LOG_INTERVAL
 from streamproc.testing import TestDriver
 
 FORMS = ["values", "events", "batches", "take", "concurrent", "isolated"]
@@ -122,6 +123,22 @@ def test_skipped_records_are_counted_and_logged(form, caplog):
         assert driver.committed == {("numbers", 0): 3}
         assert app.dead_letters.counts == {("numbers", "ValueError"): 1}
     assert "It was skipped" in caplog.text
+
+
+def test_what_is_not_logged_of_rejections_is_counted_in_the_log(caplog):
+    app = make_app(max_retries=0)
+    Feeder(app, "values", raise_if_bad)
+    others = "2 more of numbers rejected (ValueError)"
+    with TestDriver(app, partitions=1) as driver:
+        pipe(driver, [-1, -2, -3])
+        assert caplog.text.count("was rejected") == 1
+        assert others not in caplog.text
+        driver.advance(LOG_INTERVAL)
+        assert others in caplog.text
+        pipe(driver, [-4, -5])
+        assert caplog.text.count("was rejected") == 2
+        assert len(driver.dead_letters()) == len(driver.errors) == 5
+    assert "1 more of numbers rejected (ValueError)" in caplog.text
 
 
 @pytest.mark.parametrize("form", FORMS)
