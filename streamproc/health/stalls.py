@@ -9,6 +9,7 @@ that fails and tries again, as its error policy says, doesn't stand still.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -49,7 +50,7 @@ class StallWatch:
         self._app = app
         self._seen: dict[Waiting, tuple[object, float]] = {}
         self._done: dict[Any, int] = {}
-        self._committed: dict[Any, int | None] = {}
+        self._committed: dict[Any, int] = {}
         #: When, in the loop's time, a record was last finished and offsets last committed.
         self.last_progress: float | None = None
         self.last_checkpoint: float | None = None
@@ -66,13 +67,13 @@ class StallWatch:
             excused: There is a good reason to wait, so the time counts from now.
         """
         now = self.now
+        consumer = self._app.consumer
         done = self._app.topics.committable()
-        committed = {tp: self._app.consumer.committed_offset(tp) for tp in done}
-        if any(offset > self._done.get(tp, offset) for tp, offset in done.items()):
+        committed = {tp: consumer.committed_offset(tp) or 0 for tp in done}
+        began = {tp: offset for tp in done if (offset := consumer.began(tp)) is not None}
+        if _is_further(done, self._done, began):
             self.last_progress = now
-        if any(
-            (each or 0) > (self._committed.get(tp, each) or 0) for tp, each in committed.items()
-        ):
+        if _is_further(committed, self._committed, began):
             self.last_checkpoint = now
         self._done, self._committed = done, committed
         seen = {} if excused else self._seen
@@ -123,10 +124,18 @@ class StallWatch:
         return {
             Waiting("checkpoint", f"{tp.topic}/{tp.partition}"): self._committed[tp]
             for tp, offset in self._done.items()
-            if offset > (self._committed[tp] or 0)
+            if offset > self._committed[tp]
         }
 
     def _recovery(self) -> dict[Waiting, object]:
         app = self._app
         far = (app.rebalancing_count, app.consumer_generation_id)
         return {Waiting("recovery", ""): (far, app.tables.recovery.reader.positions())}
+
+
+def _is_further(
+    offsets: Mapping[Any, int], before: Mapping[Any, int], began: Mapping[Any, int]
+) -> bool:
+    """Return whether an offset has grown; since reading began, if it wasn't known before."""
+    starts = {**began, **before}
+    return any(offset > starts.get(tp, offset) for tp, offset in offsets.items())

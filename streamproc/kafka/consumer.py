@@ -183,6 +183,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Where an assigned partition is read, and where it ends; None: not known yet."""
         return self._thread.span(tp)
 
+    def began(self, tp: TP) -> int | None:
+        """Where reading an assigned partition began; None: nothing has come yet."""
+        return self._began.get(tp)
+
     def has_leader(self, tp: TP) -> bool:
         """True when there is a connection to the partition's leader."""
         return self._thread.has_leader(tp)

@@ -85,6 +85,20 @@ def test_a_worker_that_does_its_work_is_ready():
     assert not any(reasons for second, reasons, _, _ in seen.rows if second)
 
 
+def test_the_age_of_what_was_done_before_the_first_look():
+    app, _ = new_app()
+    with TestDriver(app, partitions=1) as driver:
+        app.health.look()
+        assert (app.health.progress_age, app.health.checkpoint_age) == (None, None)
+        driver.topic("t").pipe("k", "v")
+        driver.checkpoint()
+        app.health.look()
+        assert (app.health.progress_age, app.health.checkpoint_age) == (0, 0)
+        driver.restart()
+        app.health.look()
+        assert (app.health.progress_age, app.health.checkpoint_age) == (None, None)
+
+
 def test_a_record_in_hand_for_too_long():
     app, seen = new_app(wait=200, stall_timeout=120, ready_max_lag=5)
     with TestDriver(app, partitions=1) as driver:
