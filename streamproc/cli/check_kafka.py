@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamproc.cli.findings import Finding, fault, note, ok
+from streamproc.dev.words import counted
 from streamproc.errors import BrokerUnavailable, ConfigurationError
 from streamproc.kafka.hello import Answer, who_answers
 from streamproc.kafka.inspect import GroupState, Inspector, TopicState
@@ -98,7 +99,7 @@ async def _check_content(
     rejected: str | None,
     seconds: float,
 ) -> list[Finding]:
-    findings = [ok("cluster", f"{await inspector.brokers()} broker(s)")]
+    findings = [ok("cluster", counted(await inspector.brokers(), "broker"))]
     there = await inspector.topic_names()
     if not sources:
         advice = "Set `topic`, or write an agent in agents/ that reads one."
@@ -117,7 +118,7 @@ async def _check_content(
         )
     if rejected in states and rejected and (count := states[rejected].end):
         advice = "`streamproc dlq list` says why; correct the sender or the models."
-        findings.append(note("dead letters", f"{count:,} records in {rejected}", advice))
+        findings.append(note("dead letters", f"{counted(count, 'record')} in {rejected}", advice))
     return findings
 
 
@@ -136,13 +137,13 @@ def _flow(name: str, state: TopicState | None, seconds: float) -> Finding:
     if state is None or not state.ends:
         advice = "Its partitions have no leader: look at the brokers' logs."
         return fault(check, "its partitions can't be read", advice)
-    text = f"{len(state.ends)} partitions, {state.end:,} records sent so far"
+    text = f"{counted(len(state.ends), 'partition')}, {counted(state.end, 'record')} sent so far"
     if state.new:
         return ok(check, f"{text}, {state.new / seconds:,.0f} new a second")
     if not state.end:
         return fault(
             check,
-            f"no data: {len(state.ends)} partitions, and nothing was ever sent to them",
+            f"no data: {counted(len(state.ends), 'partition')}, and nothing was ever sent to them",
             "Check that the sender runs and sends to this topic on this broker. To try without "
             f"it: streamproc replay FILE --topic {name}",
         )
@@ -180,11 +181,11 @@ def _group(
     start = "Start one: faust -A streamproc worker -l info"
     if not group.active:
         if lag:
-            yield fault(check, f"no worker runs, and {lag:,} records wait", start)
+            yield fault(check, f"no worker runs; waiting: {counted(lag, 'record')}", start)
         else:
             yield note(check, "no worker runs", start)
         return
-    text = f"{group.state}, {group.members} member(s), lag {lag:,}"
+    text = f"{group.state}, {counted(group.members, 'member')}, lag {lag:,}"
     if lag and group.progress <= 0:
         yield fault(
             check,

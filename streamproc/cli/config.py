@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from streamproc.cli.tables import print_table
 from streamproc.project import Project
 from streamproc.records.secrets import MASK, mask
 from streamproc.settings import Loaded, Secret
@@ -44,16 +45,16 @@ def _document(project: Project) -> dict[str, Any]:
 
 
 def _print_table(loaded: Loaded) -> None:
-    console = Console()
     table = Table("setting", "value", "from", "meaning", box=None, header_style="bold")
     for path, value in flatten(loaded.settings):
         origin = loaded.origins[path]
         style = "dim" if origin.startswith("default") else ""
         text = "" if value in (None, []) else str(_shown(value))
-        table.add_row(path, text, origin, CATALOG[path].description, style=style)
-    console.print(table, markup=False)
+        cells = (path, text, origin, CATALOG[path].description)
+        table.add_row(*map(Text, cells), style=style)
+    print_table(table)
     for warning in loaded.warnings:
-        console.print(f"Warning: {warning}", markup=False)
+        click.echo(f"Warning: {warning}")
 
 
 def _shown(value: Any) -> Any:

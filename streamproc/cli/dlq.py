@@ -19,6 +19,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from streamproc.cli.tables import print_table
+from streamproc.dev.words import counted
 from streamproc.errors import ConfigurationError, DecodeError
 from streamproc.project import project_folder
 from streamproc.records.durations import duration
@@ -206,18 +208,19 @@ def list_letters(place: Place, wanted: Wanted, limit: int, as_json: bool) -> Non
         for letter in found.letters:
             click.echo(json.dumps(letter.as_dict(), ensure_ascii=False))
         return
-    console = Console(highlight=False)
     if not found.total:
-        console.print(f"No dead letters in {place.topic}.", markup=False)
+        click.echo(f"No dead letters in {place.topic}.")
     else:
-        console.print(_table(list(found.letters)))
+        print_table(_table(list(found.letters)))
         hidden = found.total - len(found.letters)
         more = f", of which the newest {len(found.letters)} are shown (--limit)" if hidden else ""
-        console.print(f"{found.total:,} dead letters in {place.topic}{more}:", markup=False)
+        click.echo(f"{counted(found.total, 'dead letter')} in {place.topic}{more}:")
         for (topic, error), count in found.counts.most_common():
-            console.print(f"  {count:,} {error} of {topic}", markup=False)
+            click.echo(f"  {count:,} {error} of {topic}")
     if found.others:
-        console.print(f"{found.others:,} records in it are no dead letters.", markup=False)
+        click.echo(
+            f"Not counted, since they are no dead letters: {counted(found.others, 'record')}."
+        )
 
 
 def _table(letters: list[Letter]) -> Table:
@@ -232,7 +235,7 @@ def _table(letters: list[Letter]) -> Table:
             letter.id,
             _time(letter.record.timestamp),
             _where(letter),
-            _text(letter.record.key),
+            _line(letter.record.key),
             letter.agent or letter.stage,
             str(letter.attempts),
             f"{letter.error}: {reason}{again}",
@@ -249,6 +252,10 @@ def _where(letter: Letter) -> str:
 
 def _time(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _line(value: bytes | None) -> str:
+    return "\\n".join(_text(value).splitlines())
 
 
 def _text(value: bytes | None) -> str:
@@ -366,7 +373,9 @@ def _confirm(question: str, as_json: bool) -> None:
 
 
 def _counts(replayed: Replayed) -> str:
-    parts = [f"{count:,} records to {topic}" for topic, count in replayed.sent.most_common()]
+    parts = [
+        f"{counted(count, 'record')} to {topic}" for topic, count in replayed.sent.most_common()
+    ]
     return ", ".join(parts) or "nothing"
 
 
@@ -378,7 +387,7 @@ def _tell_replayed(replayed: Replayed, as_json: bool, *, is_dry: bool) -> None:
     click.echo(f"{'Would send' if is_dry else 'Sent'} {_counts(replayed)}.")
     for source, count in replayed.left_out.items():
         click.echo(
-            f"Left out {count:,} results of {source}: they were no records of a topic. Use "
+            f"Left out {counted(count, 'result')} of {source}: no record of a topic. Use "
             "--to TOPIC or --to-file FILE."
         )
 
@@ -387,7 +396,8 @@ def _tell_written(count: int, path: Path, as_json: bool, is_dry: bool = False) -
     if as_json:
         click.echo(json.dumps({"dry_run": is_dry, "written": count, "file": str(path)}))
     else:
-        click.echo(f"{'Would write' if is_dry else 'Wrote'} {count:,} dead letters to {path}.")
+        letters = counted(count, "dead letter")
+        click.echo(f"{'Would write' if is_dry else 'Wrote'} {letters} to {path}.")
 
 
 @dlq.command("purge")
@@ -406,7 +416,8 @@ def purge_letters(place: Place, wanted: Wanted, dry_run: bool, yes: bool, as_jso
 
     def confirm(count: int) -> None:
         if not yes:
-            _confirm(f"Delete {count:,} dead letters of {place.topic} for good?", as_json)
+            letters = counted(count, "dead letter")
+            _confirm(f"Delete {letters} of {place.topic} for good?", as_json)
 
     everything = wanted == dlq_work.Wanted()
     with _progress("reading", as_json or not yes) as show:
@@ -422,4 +433,4 @@ def purge_letters(place: Place, wanted: Wanted, dry_run: bool, yes: bool, as_jso
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "deleted": count}))
     else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {count:,} dead letters.")
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {counted(count, 'dead letter')}.")

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from streamproc.cli.findings import Finding, Level, fault, ok
+from streamproc.dev.words import counted
 from streamproc.errors import ConfigurationError
 from streamproc.project import Project
 
@@ -70,4 +71,4 @@ def _print(findings: list[Finding]) -> None:
         if finding.advice:
             console.print(f"    → {finding.advice}", markup=False)
     faults = sum(finding.level is Level.FAULT for finding in findings)
-    console.print("No faults." if not faults else f"{faults} fault(s).")
+    console.print(f"{counted(faults, 'fault')}." if faults else "No faults.")

@@ -21,6 +21,7 @@ from streamproc.dev.replay import ReplayProgress, replay
 from streamproc.dev.results import read_results
 from streamproc.dev.screen import Screen, State, result_table
 from streamproc.dev.stack import STATE_FOLDER, Addresses, Stack
+from streamproc.dev.words import counted
 from streamproc.errors import SinkUnavailable
 from streamproc.kafka.offsets import OffsetWatch
 from streamproc.kafka.topics import create_topics
@@ -240,12 +241,13 @@ class _Run:
                 f"for {self._options.patience:g} s. Logs are in {self._stack.state}."
             )
             return 1
-        sent = f"{state.replay.records:,} records sent, " if state.replay else ""
-        rejected = state.offsets.end([self._facts.dead_letters or ""])
-        self._say(
-            f"{sent}{state.offsets.done:,} processed by {len(self._stack.workers)} worker(s), "
-            f"{rejected:,} dead letters, in {time.monotonic() - self._started:.1f} s."
-        )
+        parts = [f"{counted(state.replay.records, 'record')} sent"] if state.replay else []
+        parts += [
+            f"{state.offsets.done:,} processed by {counted(len(self._stack.workers), 'worker')}",
+            counted(state.offsets.end([self._facts.dead_letters or ""]), "dead letter"),
+            f"in {time.monotonic() - self._started:.1f} s.",
+        ]
+        self._say(", ".join(parts))
         return 0
 
 

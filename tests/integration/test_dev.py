@@ -92,7 +92,7 @@ def test_a_single_run_processes_everything_and_ends(dev, project, wait_for):
     wait_for(lambda: not run.running, 90, run.log_tail)
     text = run.log_tail(100)
     assert run.exit_code == 0, text
-    assert "300 records sent, 300 processed by 1 worker(s), 0 dead letters" in text
+    assert "300 records sent, 300 processed by 1 worker, 0 dead letters" in text
     assert re.search(r"processed 300 .*lag 0  positive 297", text)
     assert re.search(r"Redis  seen:\* \(3 × hash\)", text)
     assert sum(map(int, re.findall(r"^s\d +(\d+)", text, re.M))) == 297

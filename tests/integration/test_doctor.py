@@ -89,7 +89,7 @@ def test_all_is_well(
     assert doctor.exit_code == 0
     assert "10 records" in doctor.of(f"topic {topic}")["message"]
     assert doctor.of(f"topic {topic}")["level"] == "ok"
-    assert "Stable, 1 member(s), lag 0" in doctor.of(f"group group-{topic}")["message"]
+    assert "Stable, 1 member, lag 0" in doctor.of(f"group group-{topic}")["message"]
     assert doctor.of("redis persistence")["message"] == "append-only file"
     assert doctor.of("clock")["level"] == "ok"
 
@@ -177,7 +177,7 @@ def test_no_worker(doctor: Doctor, produce: Any, topic: str) -> None:
     produce(topic, [READING] * 10)
     doctor()
     assert doctor.faults() == [f"group group-{topic}"]
-    assert "no worker runs, and 10 records wait" in doctor.of(f"group group-{topic}")["message"]
+    assert "no worker runs; waiting: 10 records" in doctor.of(f"group group-{topic}")["message"]
     assert "faust -A streamproc worker" in doctor.of(f"group group-{topic}")["advice"]
 
 

@@ -169,7 +169,7 @@ def test_what_fails_is_kept_and_can_be_sent_again(
     chosen = ["replay", "--error", "ValueError", "--error", "AgentTimeout"]
     assert "Would send 5 records" in dlq(*chosen, "--dry-run")
     assert "use --yes" in dlq(*chosen, code=2)
-    assert f"Left out {len(refused)} results" in dlq("replay", "--dry-run")
+    assert f"Left out {len(refused)} result" in dlq("replay", "--dry-run")
     flag.touch()
     assert f"Sent 5 records to {topic}" in dlq(*chosen, "--yes")
     # All readers get them: "hangs" had the four before, "count" the fifth.

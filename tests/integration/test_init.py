@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 def test_dev_runs_through_the_sample(project: Path) -> None:
     done = streamproc("dev", "--once", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "400 records sent, 400 processed by 1 worker(s), 2 dead letters" in done.stdout
+    assert "400 records sent, 400 processed by 1 worker, 2 dead letters" in done.stdout
     assert "latest:* (8 × hash)" in done.stdout
     assert streamproc("dev", "--clean", cwd=project).returncode == 0
     assert not (project / ".streamproc").exists()

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from streamproc.cli import main
 from streamproc.cli.init import create_project
 from streamproc.errors import ConfigurationError
+from streamproc.settings.catalog import CATALOG
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_config_is_a_table(project: Path) -> None:
     assert "environment STREAMPROC_REDIS" in result.output
     assert "error_handling.retries" in result.output
     assert "hidden-word" not in result.output
+
+
+def test_a_pipe_gets_a_line_a_setting(project: Path) -> None:
+    long = "kafka://" + ",".join(f"broker-{n}.example.com:9092" for n in range(9))
+    result = run("config", COLUMNS="40", STREAMPROC_BROKER_LIST=long)
+    lines = {line.split()[0]: line for line in result.output.splitlines()}
+    assert len(lines) == len(result.output.splitlines()) == len(CATALOG) + 1
+    assert long in lines["broker_list"]
 
 
 @pytest.mark.parametrize("command", [("config",), ("dev",), ("replay", "sample_data.csv")])

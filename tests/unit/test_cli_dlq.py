@@ -3,13 +3,14 @@
 import json
 import sys
 import time
+from collections import Counter, deque
 
 import pytest
 from click.testing import CliRunner
 
-from streamproc.cli import main
+from streamproc.cli import dlq_work, main
 from streamproc.cli.dlq import _moment, _place, _range
-from streamproc.cli.dlq_work import Prefix, Wanted
+from streamproc.cli.dlq_work import Found, Prefix, Wanted
 from streamproc.kafka.scan import StoredRecord
 from streamproc.streams.letters import REPLAYED, Letter
 
@@ -156,3 +157,49 @@ def test_places_come_from_an_app(tmp_path, monkeypatch):
 def _where(*options):
     place = _place(*options)
     return place.bootstrap, place.topic, place.is_named
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What `dlq` finds, without a broker."""
+    found = Found(deque())
+
+    async def find(*args):
+        found.counts = Counter((each.topic, each.error) for each in found.letters)
+        return found
+
+    async def purge(*args, **options):
+        return len(found.letters)
+
+    monkeypatch.setattr(dlq_work, "find", find)
+    monkeypatch.setattr(dlq_work, "purge", purge)
+    return found
+
+
+def dlq(*options):
+    where = ["--broker", "127.0.0.1:1", "--topic", "letters"]
+    result = CliRunner().invoke(main, ["dlq", *options, *where])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def test_a_pipe_gets_a_line_a_letter(found, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    reason = "much longer than forty columns, whatever [is] said"
+    found.letters += [Letter.of(stored(n, b"k\n1", reason=f"{reason} {n}")) for n in (1, 2)]
+    head, first, second, *_ = dlq("list")
+    assert head.split()[:2] == ["id", "rejected"]
+    for line, number in ((first, 1), (second, 2)):
+        assert line.split()[0] == f"0:{number}"
+        assert "readings/2@40" in line
+        assert r" k\n1 " in line
+        assert line.endswith(f"ValueError: {reason} {number}")
+
+
+def test_one_letter_is_no_letters(found):
+    found.letters.append(Letter.of(stored()))
+    assert dlq("list")[-2:] == ["1 dead letter in letters:", "  1 ValueError of readings"]
+    assert dlq("purge", "--yes") == ["Deleted 1 dead letter."]
+    found.letters.append(Letter.of(stored()))
+    assert dlq("list")[-2] == "2 dead letters in letters:"
+    assert dlq("purge", "--yes") == ["Deleted 2 dead letters."]
