@@ -116,9 +116,10 @@ async def _check_content(
         findings += _group(
             settings.name, group, {name: states[name] for name in known if name in states}, seconds
         )
-    if rejected in states and rejected and (count := states[rejected].end):
-        advice = "`streamproc dlq list` says why; correct the sender or the models."
-        findings.append(note("dead letters", f"{counted(count, 'record')} in {rejected}", advice))
+    if rejected in states and rejected and (age := _age(states[rejected].newest)) is not None:
+        text = f"there are some in {rejected}, the newest is {_duration(age)} old"
+        advice = "`streamproc dlq list` counts them and says why; correct the sender or the models."
+        findings.append(note("dead letters", text, advice))
     return findings
 
 
@@ -137,7 +138,9 @@ def _flow(name: str, state: TopicState | None, seconds: float) -> Finding:
     if state is None or not state.ends:
         advice = "Its partitions have no leader: look at the brokers' logs."
         return fault(check, "its partitions can't be read", advice)
-    text = f"{counted(len(state.ends), 'partition')}, {counted(state.end, 'record')} sent so far"
+    most = "up to " if state.is_marked else ""
+    sent = f"{most}{counted(state.end, 'record')} sent so far"
+    text = f"{counted(len(state.ends), 'partition')}, {sent}"
     if state.new:
         return ok(check, f"{text}, {state.new / seconds:,.0f} new a second")
     if not state.end:

@@ -23,7 +23,7 @@ from streamproc.dev.screen import Screen, State, result_table
 from streamproc.dev.stack import STATE_FOLDER, Addresses, Stack
 from streamproc.dev.words import counted
 from streamproc.errors import SinkUnavailable
-from streamproc.kafka.offsets import OffsetWatch
+from streamproc.kafka.offsets import OffsetWatch, count_records
 from streamproc.kafka.topics import create_topics
 
 #: Seconds between two looks at everything.
@@ -120,6 +120,7 @@ class _Run:
         self._facts = facts
         self._stop = asyncio.Event()
         self._progress: ReplayProgress | None = None
+        self._rejected = 0
         self._started = time.monotonic()
 
     async def run(self) -> int:
@@ -134,17 +135,18 @@ class _Run:
             self._addresses.bootstrap, facts.topics, options.partitions, options.security
         )
         self._stack.start_workers(options.workers, options.app, self._addresses.env)
-        others = [*facts.outputs, *([facts.dead_letters] if facts.dead_letters else [])]
         watch = OffsetWatch(
-            self._addresses.bootstrap, facts.group, facts.sources, others, options.security
+            self._addresses.bootstrap, facts.group, facts.sources, facts.outputs, options.security
         )
         await watch.start()
         sending = asyncio.create_task(self._replay())
+        counting = asyncio.create_task(self._count_letters())
         try:
-            return await self._follow(watch, client, sending)
+            return await self._follow(watch, client, sending, counting)
         finally:
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            counting.cancel()
+            await asyncio.gather(sending, counting, return_exceptions=True)
             await watch.stop()
             await client.aclose()
 
@@ -168,7 +170,22 @@ class _Run:
             on_progress=note,
         )
 
-    async def _follow(self, watch: OffsetWatch, client: Any, sending: asyncio.Task[None]) -> int:
+    async def _count_letters(self) -> None:
+        def note(count: int) -> None:
+            self._rejected = count
+
+        if self._facts.dead_letters:
+            await count_records(
+                self._addresses.bootstrap, self._facts.dead_letters, note, self._options.security
+            )
+
+    async def _follow(
+        self,
+        watch: OffsetWatch,
+        client: Any,
+        sending: asyncio.Task[None],
+        counting: asyncio.Task[None],
+    ) -> int:
         settled = _Settled()
         state = self._state(watch)
         with Screen(self._console) as screen:
@@ -177,12 +194,14 @@ class _Run:
                 await watch.poll()
                 state.results = await _results(client)
                 screen.show(state)
-                if sending.done():
-                    sending.result()
+                for task in (sending, counting):
+                    if task.done():
+                        task.result()
                 if self._worker_ended():
                     break
                 if self._options.once:
-                    settled.look(state.offsets.done, sending.done() and not state.offsets.total_lag)
+                    done = state.offsets.done + state.rejected
+                    settled.look(done, sending.done() and not state.offsets.total_lag)
                     if settled.for_seconds() >= _SETTLED:
                         break
                     if settled.without_progress() > self._options.patience:
@@ -205,10 +224,19 @@ class _Run:
             replay=self._progress,
             outputs=self._facts.outputs,
             dead_letters=self._facts.dead_letters,
+            rejected=self._rejected,
+            marked=self._marked(),
             workers=[f"{w.name}  {w.web_url}" for w in self._stack.workers],
             addresses=self._addresses.shown,
             errors=[f"{w.name}: {error}" for w in self._stack.workers if (error := w.last_error())],
         )
+
+    def _marked(self) -> frozenset[str]:
+        """Return the topics that transactions of the project may end in."""
+        if not self._facts.exactly_once:
+            return frozenset()
+        replayed = self._options.sample.topic if self._options.sample else None
+        return frozenset({*self._facts.sources, *self._facts.outputs} - {replayed})
 
     def _close(self, state: State, settled: _Settled) -> int:
         """Print what is to be said at the end and return the exit code."""
@@ -243,8 +271,8 @@ class _Run:
             return 1
         parts = [f"{counted(state.replay.records, 'record')} sent"] if state.replay else []
         parts += [
-            f"{state.offsets.done:,} processed by {counted(len(self._stack.workers), 'worker')}",
-            counted(state.offsets.end([self._facts.dead_letters or ""]), "dead letter"),
+            f"{state.processed} processed by {counted(len(self._stack.workers), 'worker')}",
+            counted(state.rejected, "dead letter"),
             f"in {time.monotonic() - self._started:.1f} s.",
         ]
         self._say(", ".join(parts))

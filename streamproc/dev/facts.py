@@ -30,6 +30,8 @@ class ProjectFacts:
     outputs: list[str]
     #: Topic of rejected records, if there is one.
     dead_letters: str | None
+    #: Whether what it sends is in transactions.
+    exactly_once: bool
 
     @property
     def topics(self) -> list[str]:
@@ -76,6 +78,7 @@ def _facts_of(app: Any) -> ProjectFacts:
         sources=sorted(sources),
         outputs=sorted(named - sources - {dead_letters}),
         dead_letters=dead_letters,
+        exactly_once=getattr(app, "exactly_once", False),
     )
 
 

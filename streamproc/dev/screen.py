@@ -34,12 +34,34 @@ class State:
     replay: ReplayProgress | None
     outputs: list[str]
     dead_letters: str | None
+    #: Records in the topic of dead letters.
+    rejected: int
+    #: Topics in which some offsets may be marks of transactions, and no records.
+    marked: frozenset[str]
     #: ``name: where its page is`` or ``name: how it ended``.
     workers: list[str]
     addresses: list[str]
     results: list[ResultTable] = field(default_factory=list)
     #: ``name: the last error in its log``.
     errors: list[str] = field(default_factory=list)
+
+    def records(self, topic: str) -> str:
+        """Return how many records a topic has, as far as its end tells."""
+        return _most(self.offsets.end([topic]), topic in self.marked)
+
+    @property
+    def processed(self) -> str:
+        """How many records are processed, as far as committed offsets tell."""
+        return _most(self.offsets.done, not self.marked.isdisjoint(self.sources))
+
+    @property
+    def sources(self) -> list[str]:
+        """Topics that the group reads."""
+        return list(dict.fromkeys(tp.topic for tp in self.offsets.committed))
+
+
+def _most(offsets: int, is_marked: bool) -> str:
+    return f"≤ {offsets:,}" if is_marked and offsets else f"{offsets:,}"
 
 
 class Rate:
@@ -101,11 +123,11 @@ def line(state: State, rate: float, seconds: float) -> str:
     parts = [f"{seconds:6.1f} s"]
     if state.replay is not None:
         parts.append(f"sent {state.replay.records:,}")
-    parts.append(f"processed {state.offsets.done:,} ({rate:,.0f}/s)")
+    parts.append(f"processed {state.processed} ({rate:,.0f}/s)")
     parts.append(f"lag {state.offsets.total_lag:,}")
-    parts += [f"{topic} {state.offsets.end([topic]):,}" for topic in state.outputs]
+    parts += [f"{topic} {state.records(topic)}" for topic in state.outputs]
     if state.dead_letters:
-        parts.append(f"dead letters {state.offsets.end([state.dead_letters]):,}")
+        parts.append(f"dead letters {state.rejected:,}")
     return "  ".join(parts)
 
 
@@ -133,8 +155,7 @@ def _head(state: State, rate: float) -> RenderableType:
     head.add_row("[bold]servers[/]", "  ".join(state.addresses))
     head.add_row(
         "[bold]processed[/]",
-        f"{state.offsets.done:,} records, [bold green]{rate:,.0f}/s[/], "
-        f"lag {state.offsets.total_lag:,}",
+        f"{state.processed} records, [bold green]{rate:,.0f}/s[/], lag {state.offsets.total_lag:,}",
     )
     if state.replay is not None:
         sent = f"{state.replay.records:,} sent to {state.replay.topic} ({state.replay.rate:,.0f}/s)"
@@ -147,12 +168,12 @@ def _head(state: State, rate: float) -> RenderableType:
 
 def _topics(state: State) -> RenderableType:
     table = _table("Kafka topic", "records", "lag by partition", right={1})
-    for topic in dict.fromkeys(tp.topic for tp in state.offsets.committed):
-        table.add_row(topic, f"{state.offsets.end([topic]):,}", _lags(state.offsets, topic))
+    for topic in state.sources:
+        table.add_row(topic, state.records(topic), _lags(state.offsets, topic))
     for topic in state.outputs:
-        table.add_row(topic, f"{state.offsets.end([topic]):,}", "")
-    if state.dead_letters and (count := state.offsets.end([state.dead_letters])):
-        table.add_row(f"[red]{state.dead_letters}[/]", f"[red]{count:,}[/]", "")
+        table.add_row(topic, state.records(topic), "")
+    if state.dead_letters and state.rejected:
+        table.add_row(f"[red]{state.dead_letters}[/]", f"[red]{state.rejected:,}[/]", "")
     return table
 
 

@@ -19,6 +19,9 @@ from aiokafka.errors import KafkaError
 from streamproc.errors import BrokerUnavailable
 from streamproc.kafka.security import NO_SECURITY
 
+#: Offsets at the end of a partition among which its last record is looked for: the very last is
+#: often the mark of a transaction.
+_TAIL = 10
 _DEAD_STATES = ("Dead", "Empty", "")
 
 
@@ -32,6 +35,8 @@ class TopicState:
     new: int = 0
     #: Timestamp of the newest record that was found, ms since 1970.
     newest: int | None = None
+    #: Whether some offsets are known to be marks of transactions, and no records.
+    is_marked: bool = False
 
     @property
     def end(self) -> int:
@@ -55,6 +60,25 @@ class GroupState:
     def active(self) -> bool:
         """Whether it has members."""
         return self.members > 0 and self.state not in _DEAD_STATES
+
+
+@dataclass
+class _Read:
+    """What was read of a partition."""
+
+    first: int
+    next: int = 0
+    count: int = 0
+    newest: int = 0
+
+    def add(self, records: list[Any]) -> None:
+        self.next = records[-1].offset + 1
+        self.count += len(records)
+        self.newest = max(self.newest, *(record.timestamp for record in records))
+
+    def has_gaps(self, end: int) -> bool:
+        """Return whether there are offsets up to ``end`` that have no record."""
+        return max(self.next, end) - self.first > self.count
 
 
 class Inspector:
@@ -111,12 +135,12 @@ class Inspector:
         first = await self._ends(partitions, timeout=10.0)
         before = await self.group(group, partitions)
         for tp, end in first.items():
-            self._consumer.seek(tp, max(0, end - 1))
-        newest = await self._newest(seconds)
+            self._consumer.seek(tp, max(0, end - _TAIL))
+        read = await self._read(seconds)
         last = await self._ends(partitions, timeout=1.0)
         after = await self.group(group, partitions)
         after.progress = _total(after) - _total(before)
-        return _topic_states(first, last, newest), after
+        return _topic_states(first, last, read), after
 
     async def _partitions(self, names: Iterable[str]) -> list[TopicPartition]:
         described = await self._admin.describe_topics(sorted(names))
@@ -138,15 +162,15 @@ class Inspector:
             ends = {tp: end for tp, end in known.items() if end is not None}
         return ends
 
-    async def _newest(self, seconds: float) -> dict[str, int]:
-        """Read for ``seconds``; return the latest timestamp of each topic."""
-        newest: dict[str, int] = {}
+    async def _read(self, seconds: float) -> dict[TopicPartition, _Read]:
+        """Read for ``seconds``; return what came of each partition."""
+        read: dict[TopicPartition, _Read] = {}
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found: Mapping[TopicPartition, list[Any]] = await self._consumer.getmany(timeout_ms=100)
             for tp, records in found.items():
-                newest[tp.topic] = max(newest.get(tp.topic, 0), *(r.timestamp for r in records))
-        return newest
+                read.setdefault(tp, _Read(records[0].offset)).add(records)
+        return read
 
     async def group(self, name: str, partitions: list[TopicPartition]) -> GroupState:
         """Return the state of a group and what it has committed of ``partitions``."""
@@ -171,11 +195,14 @@ def _total(group: GroupState) -> int:
 def _topic_states(
     first: Mapping[TopicPartition, int],
     last: Mapping[TopicPartition, int],
-    newest: Mapping[str, int],
+    read: Mapping[TopicPartition, _Read],
 ) -> dict[str, TopicState]:
     states: dict[str, TopicState] = {}
     for tp, end in last.items():
-        state = states.setdefault(tp.topic, TopicState({}, newest=newest.get(tp.topic)))
+        state = states.setdefault(tp.topic, TopicState({}))
         state.ends[tp.partition] = end
         state.new += max(0, end - first.get(tp, end))
+        if tp in read:
+            state.newest = max(state.newest or 0, read[tp].newest)
+            state.is_marked |= read[tp].has_gaps(first.get(tp, 0))
     return states

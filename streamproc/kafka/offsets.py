@@ -7,7 +7,7 @@ ListOffsets says is not (the embedded broker counts only the last batch's first 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Offsets:
         return max(0, self.ends.get(partition, 0) - self.committed.get(partition, 0))
 
     def end(self, topics: Iterable[str]) -> int:
-        """Records that were ever in these topics."""
+        """Offsets that these topics have given; marks of transactions have some, too."""
         wanted = set(topics)
         return sum(end for tp, end in self.ends.items() if tp.topic in wanted)
 
@@ -121,3 +121,32 @@ class OffsetWatch:
             topic["topic"]: {partition["partition"] for partition in topic["partitions"]}
             for topic in described
         }
+
+
+async def count_records(
+    bootstrap: str,
+    topic: str,
+    on_count: Callable[[int], None],
+    security: Mapping[str, Any] = NO_SECURITY,
+) -> None:
+    """Read a topic for ever, and tell how many records have been in it so far.
+
+    Offsets don't say: marks of transactions have some, too, and so has what was deleted.
+    """
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **security,
+    )
+    await consumer.start()
+    try:
+        count = 0
+        while True:
+            found = await consumer.getmany(timeout_ms=1000)
+            count += sum(map(len, found.values()))
+            on_count(count)
+    finally:
+        await consumer.stop()

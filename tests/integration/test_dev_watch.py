@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 import redis.asyncio
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from harness import async_wait_for
 
 from streamproc.dev.results import read_results
 from streamproc.errors import BrokerUnavailable
-from streamproc.kafka.offsets import OffsetWatch
+from streamproc.kafka.offsets import OffsetWatch, count_records
 from streamproc.kafka.topics import create_topics
 
 
@@ -45,6 +48,45 @@ async def test_ends_and_committed_offsets_are_followed(bootstrap, topic_factory,
         assert watch.offsets.done == 100
     finally:
         await watch.stop()
+
+
+@contextlib.asynccontextmanager
+async def counting(bootstrap, topic):
+    """Count the records of a topic; gives a function that returns how many there are."""
+    counts = [0]
+    task = asyncio.create_task(count_records(bootstrap, topic, counts.append))
+    try:
+        yield lambda: counts[-1]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_records_are_counted(bootstrap, topic_factory, produce):
+    topic = topic_factory(partitions=2)
+    produce(topic, [("k", b"x")] * 5)
+    async with counting(bootstrap, topic) as count:
+        await async_wait_for(lambda: count() == 5, 20)
+        produce(topic, [("k", b"x")] * 2)
+        await async_wait_for(lambda: count() == 7, 20)
+
+
+@pytest.mark.apache_only
+async def test_marks_of_transactions_and_what_was_aborted_are_no_records(bootstrap, topic_factory):
+    topic = topic_factory(partitions=1)
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, transactional_id=f"of-{topic}"
+    ) as producer:
+        async with producer.transaction():
+            await producer.send(topic, b"x")
+        await producer.begin_transaction()
+        await producer.send(topic, b"aborted")
+        await producer.abort_transaction()
+        async with counting(bootstrap, topic) as count:
+            await async_wait_for(lambda: count() == 1, 20)
+            async with producer.transaction():
+                await producer.send(topic, b"x")
+            await async_wait_for(lambda: count() == 2, 20)
 
 
 async def commit(bootstrap, group, partition, offset):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from streamproc.cli.init import create_project
 from streamproc.dev.process import LOOPBACK, free_port
@@ -114,6 +118,30 @@ def test_data_came_once(doctor: Doctor, produce: Any, topic: str) -> None:
     check = doctor.of(f"topic {topic}")
     assert check["level"] == "note"
     assert "no data flowing" in check["message"]
+
+
+@pytest.mark.apache_only
+async def test_marks_of_transactions_are_no_records(
+    doctor: Doctor, bootstrap: str, kafka_client: Any, topic: str, topic_factory: Any
+) -> None:
+    letters = topic_factory(name=f"group-{topic}-dead-letters", partitions=1)
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, transactional_id=f"of-{topic}"
+    ) as producer:
+        for name in (topic, letters):
+            async with producer.transaction():
+                await producer.send(name, b"{}", partition=0)
+    await asyncio.to_thread(doctor)
+    message = doctor.of(f"topic {topic}")["message"]
+    assert re.search(r"up to 2 records sent so far, the newest \d+ s ago", message)
+    message = doctor.of("dead letters")["message"]
+    assert re.fullmatch(rf"there are some in {letters}, the newest is \d+ s old", message)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(letters, 0): RecordsToDelete(before_offset=1)})
+    await admin.close()
+    await asyncio.to_thread(doctor)
+    assert "dead letters" not in {check["check"] for check in doctor.checks}
 
 
 def test_broker_unreachable(doctor: Doctor) -> None:

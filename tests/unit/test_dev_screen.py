@@ -12,16 +12,18 @@ from streamproc.dev.results import ResultTable
 from streamproc.dev.screen import Rate, Screen, State, line, picture
 from streamproc.kafka.offsets import Offsets
 
-A0, A1, OUT, DEAD = (TopicPartition(*tp) for tp in (("a", 0), ("a", 1), ("out", 0), ("dead", 0)))
+A0, A1, OUT = (TopicPartition(*tp) for tp in (("a", 0), ("a", 1), ("out", 0)))
 
 
 def state(**changes):
-    offsets = Offsets({A0: 1500, A1: 1000, OUT: 7, DEAD: 3}, {A0: 1000, A1: 1000})
+    offsets = Offsets({A0: 1500, A1: 1000, OUT: 7}, {A0: 1000, A1: 1000})
     fields = {
         "offsets": offsets,
         "replay": ReplayProgress("a", records=2500, seconds=2.0, fraction=0.5),
         "outputs": ["out"],
         "dead_letters": "dead",
+        "rejected": 3,
+        "marked": frozenset(),
         "workers": ["worker-1  http://127.0.0.1:1234"],
         "addresses": ["kafka://127.0.0.1:1", "redis://127.0.0.1:2"],
         "results": [ResultTable("stats:* (1 × hash)", ["key", "count"], [["s[1]", "42"]])],
@@ -49,6 +51,12 @@ def test_rate_looks_back_some_seconds():
 def test_line():
     assert line(state(), 250.4, 3.0) == (
         "   3.0 s  sent 2,500  processed 2,000 (250/s)  lag 500  out 7  dead letters 3"
+    )
+
+
+def test_offsets_of_topics_with_transactions_are_more_than_their_records():
+    assert line(state(marked=frozenset({"a", "out"})), 0, 3.0) == (
+        "   3.0 s  sent 2,500  processed ≤ 2,000 (0/s)  lag 500  out ≤ 7  dead letters 3"
     )
 
 
