@@ -20,7 +20,7 @@ from streamproc.dev.facts import ProjectFacts, read_facts
 from streamproc.dev.replay import ReplayProgress, replay
 from streamproc.dev.results import read_results
 from streamproc.dev.screen import Screen, State, result_table
-from streamproc.dev.stack import STATE_FOLDER, Addresses, Stack
+from streamproc.dev.stack import STATE_FOLDER, Addresses, DevWorker, Stack
 from streamproc.dev.words import counted
 from streamproc.errors import SinkUnavailable
 from streamproc.kafka.offsets import OffsetWatch, count_records
@@ -135,6 +135,7 @@ class _Run:
             self._addresses.bootstrap, facts.topics, options.partitions, options.security
         )
         self._stack.start_workers(options.workers, options.app, self._addresses.env)
+        self._tell_addresses()
         watch = OffsetWatch(
             self._addresses.bootstrap, facts.group, facts.sources, facts.outputs, options.security
         )
@@ -149,6 +150,17 @@ class _Run:
             await asyncio.gather(sending, counting, return_exceptions=True)
             await watch.stop()
             await client.aclose()
+
+    def _tell_addresses(self) -> None:
+        """Say where everything is, and how commands in another terminal find it."""
+        if not self._console.is_terminal:  # the picture has them
+            for address in [*self._addresses.shown, *map(_page, self._stack.workers)]:
+                self._say(address)
+        kinds = (self._options.kafka, self._options.redis)
+        variables = zip(self._addresses.env.items(), kinds, strict=True)
+        own = [f"{name}={value}" for (name, value), kind in variables if "://" not in kind]
+        if own:
+            self._say(f"For commands in another terminal: export {' '.join(own)}")
 
     async def _replay(self) -> None:
         sample = self._options.sample
@@ -226,7 +238,7 @@ class _Run:
             dead_letters=self._facts.dead_letters,
             rejected=self._rejected,
             marked=self._marked(),
-            workers=[f"{w.name}  {w.web_url}" for w in self._stack.workers],
+            workers=[_page(worker) for worker in self._stack.workers],
             addresses=self._addresses.shown,
             errors=[f"{w.name}: {error}" for w in self._stack.workers if (error := w.last_error())],
         )
@@ -277,6 +289,10 @@ class _Run:
         ]
         self._say(", ".join(parts))
         return 0
+
+
+def _page(worker: DevWorker) -> str:
+    return f"{worker.name}  {worker.web_url}"
 
 
 class _Settled:

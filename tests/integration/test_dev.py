@@ -96,6 +96,12 @@ def test_a_single_run_processes_everything_and_ends(dev, project, wait_for):
     assert re.search(r"processed 300 .*lag 0  positive 297", text)
     assert re.search(r"Redis  seen:\* \(3 × hash\)", text)
     assert sum(map(int, re.findall(r"^s\d +(\d+)", text, re.M))) == 297
+    address = r"127\.0\.0\.1:\d+"
+    assert re.search(rf"^worker-1  http://{address}$", text, re.M)
+    (kafka,) = re.findall(rf"^kafka://{address}$", text, re.M)
+    (redis,) = re.findall(rf"^redis://{address}/0$", text, re.M)
+    own = f"STREAMPROC_BROKER_LIST={kafka} STREAMPROC_REDIS={redis}"
+    assert f"For commands in another terminal: export {own}\n" in text
     assert still_running(project) == []
 
 
@@ -153,6 +159,7 @@ def test_servers_that_run_already_are_used_by_their_urls(
     assert run.exit_code == 0
     assert sum(int(redis_client.hget(f"seen:s{n}", "count")) for n in range(3)) == 297
     assert not list(project.glob(".streamproc/*/redis*"))
+    assert "another terminal" not in run.log_tail(100)
 
 
 @pytest.mark.parametrize(
