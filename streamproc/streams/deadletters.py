@@ -205,7 +205,7 @@ class DeadLetters:
     def _log_others(self, kind: tuple[str, str]) -> None:
         others = self._unlogged.pop(kind, 0)
         if others:
-            logger.error("%d more of %s rejected (%s)", others, *kind)
+            logger.warning("%d more of %s rejected (%s)", others, *kind)
 
     def close(self) -> None:
         """Log what has not been logged yet."""
