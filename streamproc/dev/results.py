@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +10,8 @@ from typing import Any
 
 #: More keys than this are not looked through.
 _KEYS_LIMIT = 2000
+#: What exactly-once sinks keep beside their results.
+_FENCE = re.compile(r"streamproc:\{p\d+\}:")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ async def read_results(client: Any, rows: int = 6) -> list[ResultTable]:
     """
     keys: list[str] = []
     async for key in client.scan_iter(count=500):
-        keys.append(key)
+        if not _FENCE.match(key):
+            keys.append(key)
         if len(keys) >= _KEYS_LIMIT:
             break
     tables = []

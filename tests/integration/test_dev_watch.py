@@ -122,6 +122,7 @@ async def test_keys_of_every_type_become_tables(client):
     await client.zadd("top", {"s1": 1.5, "s2": 3})
     await client.sadd("kinds", "a", "b")
     await client.rpush("recent", "newest", "older")
+    await client.hset("streamproc:{p0}:app:readings:sink", mapping={"epoch": 1})  # no result
     tables = {table.title: (table.columns, table.rows) for table in await read_results(client, 3)}
     assert tables == {
         "alerts: newest of 2 entries": (["sensor", "value"], [["s2", "10"], ["s1", "9"]]),
