@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from streamproc.cli.findings import Finding, fault, note, ok
 from streamproc.dev.words import counted
-from streamproc.errors import BrokerUnavailable, ConfigurationError
+from streamproc.errors import BrokerUnavailable
 from streamproc.kafka.hello import Answer, who_answers
 from streamproc.kafka.inspect import GroupState, Inspector, TopicState
 from streamproc.kafka.refusal import refusal_of
@@ -21,20 +21,21 @@ _QUIET = 60.0
 
 
 async def check_kafka(
-    settings: Settings, sources: list[str], rejected: str | None, seconds: float
+    settings: Settings,
+    security: Mapping[str, Any],
+    sources: list[str],
+    rejected: str | None,
+    seconds: float,
 ) -> list[Finding]:
     """Check the brokers and, when one can be used, the topics ``sources`` and the group.
 
     Args:
-        settings: Where the brokers are, the login and the group.
+        settings: Where the brokers are, and the group.
+        security: Arguments of Kafka clients about login and TLS.
         sources: Topics that agents read.
         rejected: Topic of dead letters.
         seconds: How long to look whether records come and are processed.
     """
-    try:
-        security = settings.broker_security.client_options()
-    except ConfigurationError as exc:
-        return [fault("broker security", str(exc), "Correct the setting that it names.")]
     findings: list[Finding] = []
     usable: list[str] = []
     for broker in settings.brokers:
@@ -199,8 +200,6 @@ def _group(
         yield ok(check, f"{text}, {group.progress / seconds:,.0f} committed a second")
 
 
-def run(
-    settings: Settings, sources: list[str], rejected: str | None, seconds: float
-) -> list[Finding]:
+def run(*arguments: Any) -> list[Finding]:
     """Run :func:`check_kafka` in an event loop of its own."""
-    return asyncio.run(check_kafka(settings, sources, rejected, seconds))
+    return asyncio.run(check_kafka(*arguments))

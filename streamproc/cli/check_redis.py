@@ -16,9 +16,10 @@ from redis.exceptions import (
 )
 
 from streamproc.cli.findings import Finding, fault, note, ok
+from streamproc.errors import ConfigurationError
 from streamproc.records.secrets import mask
 from streamproc.settings import Settings
-from streamproc.sinks.redis.tls import tls_fault
+from streamproc.sinks.redis.tls import check_files, tls_fault
 
 _TIMEOUT = 3.0
 #: Seconds that clocks may differ.
@@ -31,6 +32,10 @@ def check_redis(settings: Settings) -> list[Finding]:
         return [note("redis", "no Redis is set", "Set `redis` when agents have Redis sinks.")]
     place = mask(settings.redis)
     url = settings.redis_url.replace("+cluster", "", 1)
+    try:
+        check_files(url)
+    except ConfigurationError as exc:
+        return [fault("redis", str(exc), "Correct the setting that it names.")]
     with redis.Redis.from_url(
         url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
     ) as client:

@@ -51,13 +51,18 @@ def examine(seconds: float) -> list[Finding]:
         advice = "Correct the settings; `streamproc config --markdown` lists all there are."
         return [versions, fault("settings", str(exc), advice)]
     settings = project.settings
-    loads, facts = check_place.check_project(project)
-    sources = sorted({*settings.topics, *(facts.sources if facts else ())})
+    try:
+        security = settings.broker_security.client_options()
+    except ConfigurationError as exc:  # the project doesn't load then, either
+        kafka = [fault("settings", str(exc), "Correct the setting that it names.")]
+    else:
+        loads, facts = check_place.check_project(project)
+        sources = sorted({*settings.topics, *(facts.sources if facts else ())})
+        checks = check_kafka.run(settings, security, sources, settings.dead_letter_topic, seconds)
+        kafka = [ok("settings", f"of {project.folder}"), loads, *checks]
     return [
         versions,
-        ok("settings", f"of {project.folder}"),
-        loads,
-        *check_kafka.run(settings, sources, settings.dead_letter_topic, seconds),
+        *kafka,
         *check_redis.check_redis(settings),
         check_place.check_data_folder(Path(project.app_options()["datadir"])),
     ]

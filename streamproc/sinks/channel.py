@@ -18,7 +18,7 @@ from streamproc.errors import ConfigurationError, SinkUnavailable
 from streamproc.records.secrets import register, register_url
 from streamproc.sinks.redis.link import is_passing, refused, reply_of
 from streamproc.sinks.redis.resp import Command, Replies, pack
-from streamproc.sinks.redis.tls import tls_fault
+from streamproc.sinks.redis.tls import check_files, tls_fault
 
 #: Seconds to wait for a connection, and for an answer.
 CONNECT_TIMEOUT, TIMEOUT = 5.0, 30.0
@@ -51,6 +51,8 @@ class SyncChannel:
             **options,
         }
         try:
+            if url is not None:
+                check_files(url)
             client = redis.Redis(**options) if url is None else redis.Redis.from_url(url, **options)
             self._connection: Any = client.connection_pool.make_connection()
         except (ValueError, TypeError) as exc:

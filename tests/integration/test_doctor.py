@@ -218,6 +218,16 @@ def test_worker_that_hangs(doctor: Doctor, produce: Any, worker: Any, topic: str
     assert "nothing was committed" in doctor.of(f"group group-{topic}")["message"]
 
 
+def test_a_missing_certificate_is_one_fault(doctor: Doctor) -> None:
+    doctor(broker_ca_file="nope.pem")
+    assert doctor.faults() == ["settings"]
+    reason = f"'{doctor.folder / 'nope.pem'}': No such file or directory"
+    assert doctor.of("settings")["message"] == f"broker_ca_file = {reason}"
+    doctor(redis_ca_file="nope.pem", topic="nowhere")
+    assert doctor.faults() == ["topic nowhere", "redis"]
+    assert doctor.of("redis")["message"] == f"redis_ca_file = {reason}"
+
+
 def test_wrong_settings_and_agents(doctor: Doctor) -> None:
     (doctor.folder / "agents" / "latest.py").write_text("import nowhere_to_be_found\n")
     doctor()

@@ -114,6 +114,8 @@ async def test_users_and_tls(
     wrong = {"username": "alice", "password": "wrong-4711"}
     await said(server.port, "refused", "STREAMPROC_REDIS_PASSWORD", **wrong)
     await said(tls.port, "is not trusted here", "redis_ca_file", **alice, tls=True)
+    missing = f"{certificates.ca}.missing"
+    await said(tls.port, "No such file", "redis_ca_file", **alice, ca_file=missing)
     await said(mutual.port, "a client certificate", "redis_certificate_file", **alice, **ca)
     bob = {"username": "bob", "password": PASSWORD}
     finding = (await asyncio.to_thread(check_redis, settings_of(server.port, **bob)))[0]

@@ -35,7 +35,7 @@ from streamproc.sinks.redis.resp import (
     encode,
     pack,
 )
-from streamproc.sinks.redis.tls import tls_fault
+from streamproc.sinks.redis.tls import check_files, tls_fault
 
 log = logging.getLogger(__name__)
 
@@ -238,8 +238,10 @@ class Link:
             "socket_connect_timeout": CONNECT_TIMEOUT,
         }
         try:
+            plain = url.replace("+cluster", "", 1)
+            check_files(plain)
             if self.is_cluster:
-                return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+                return RedisCluster.from_url(plain, **options)
             # Retrying is persist()'s work: it knows what waits and says so.
             return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         except (ValueError, TypeError, RedisError) as error:

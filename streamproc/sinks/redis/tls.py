@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from redis.asyncio.connection import parse_url
+
+from streamproc.kafka.security import client_context
 
 
 class TlsFault(NamedTuple):
@@ -52,3 +57,24 @@ def tls_fault(reason: str) -> TlsFault | None:
         if any(mark in text for mark in marks):
             return fault
     return None
+
+
+def check_files(url: str) -> None:
+    """Check that the files that a URL names can be used.
+
+    When redis-py connects it would say that the server is away.
+
+    Raises:
+        ConfigurationError: A file isn't there or can't be used.
+        ValueError: It is no URL of a single server.
+    """
+    options: Mapping[str, Any] = parse_url(url)
+    if options.get("ssl_ca_certs") or options.get("ssl_certfile"):
+        client_context(
+            "redis",
+            ca_file=options.get("ssl_ca_certs"),
+            certificate_file=options.get("ssl_certfile"),
+            key_file=options.get("ssl_keyfile"),
+            key_password=options.get("ssl_password"),
+            check_hostname=True,
+        )
