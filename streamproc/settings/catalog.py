@@ -49,6 +49,8 @@ class Setting:
     description: str
     is_secret: bool
     can_be_none: bool
+    #: The values that it may have, if they are but a few.
+    choices: tuple[str, ...] = ()
 
     @property
     def env(self) -> str:
@@ -74,6 +76,7 @@ def _settings_of(struct: Any, prefix: str = "") -> Iterator[Setting]:
             description=_description(field.type),
             is_secret=_mentions(info.type, Secret),
             can_be_none=_mentions(info.type, None),
+            choices=_choices(info.type),
         )
 
 
@@ -93,6 +96,14 @@ def _mentions(info: Any, kind: Any) -> bool:
     if kind is None:
         return isinstance(info, msgspec.inspect.NoneType)
     return isinstance(info, msgspec.inspect.CustomType) and info.cls is kind
+
+
+def _choices(info: Any) -> tuple[str, ...]:
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _choices(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return tuple(choice for part in info.types for choice in _choices(part))
+    return tuple(map(str, info.values)) if isinstance(info, msgspec.inspect.LiteralType) else ()
 
 
 #: Every setting by its path, in the order of the settings object.

@@ -153,7 +153,7 @@ class _Resolution:
             converted = msgspec.convert(raw, setting.type, strict=not is_text, dec_hook=_special)
         except msgspec.ValidationError as exc:
             shown = MASK if setting.is_secret else show(raw)
-            return None, f"{setting.path} = {shown}: {_reason(exc, is_text)}"
+            return None, f"{setting.path} = {shown}: {_reason(exc, setting, is_text)}"
         if setting.path.endswith("_file") and used and isinstance(converted, str):
             converted = str(self._folder / converted)
         if setting.path == "redis" and isinstance(converted, str):
@@ -269,7 +269,9 @@ _CHECKS: dict[str, Any] = {
 }
 
 
-def _reason(exc: Exception, is_text: bool) -> str:
+def _reason(exc: Exception, setting: Setting, is_text: bool) -> str:
+    if setting.choices:
+        return f"Expected {' or '.join(setting.choices)}"
     reason = str(exc).replace("`", "")
     if is_text:
         reason = reason.removesuffix(", got str")

@@ -216,7 +216,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 256 * 1024 * 1024
     processing_guarantee: Annotated[
         Literal["at_least_once", "exactly_once"],
-        Meta(description="How often a record counts in topics, tables and sinks after a crash."),
+        Meta(
+            description="How often a record counts in topics, tables and sinks after a crash: "
+            "`at_least_once` or `exactly_once`."
+        ),
     ] = "at_least_once"
     transaction_timeout: Annotated[
         float,
@@ -269,7 +272,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="Least level of streamproc's own log lines; `faust -l` limits all."),
+        Meta(
+            description="Least level of streamproc's own log lines: `debug`, `info`, `warning` or "
+            "`error`; `faust -l` limits all."
+        ),
     ] = "info"
 
     @property

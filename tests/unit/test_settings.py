@@ -107,6 +107,23 @@ def test_unknown_settings_name_the_nearest(folder: Path, key: str, meant: str) -
     assert re.search(rf"config.yaml:3: .*{key}; did you mean {meant}\?", problems(folder))
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("processing_guarantee", "at_least_once or exactly_once"),
+        ("log_level", "debug or error or info or warning"),
+        ("broker_sasl_mechanism", "OAUTHBEARER or PLAIN or SCRAM-SHA-256 or SCRAM-SHA-512"),
+    ],
+)
+def test_a_wrong_choice_is_told_what_there_is(folder: Path, setting: str, values: str) -> None:
+    name = f"STREAMPROC_{setting.upper()}"
+    wanted = f"{setting} = 'twice': Expected {values}"
+    assert problems(folder, {name: "twice"}).endswith(f"environment {name}: {wanted}")
+    assert problems(folder, **{setting: "twice"}).endswith(f"argument {setting}: {wanted}")
+    write(folder, yaml=f"{setting}: twice\n")
+    assert problems(folder).endswith(f"config.yaml:1: {wanted}")
+
+
 def test_all_problems_are_told_at_once(folder: Path) -> None:
     write(
         folder,
