@@ -101,6 +101,11 @@ class Health:
         return bool(self._app.tables.recovery.completed.is_set() and not self._app.rebalancing)
 
     @property
+    def missing_outputs(self) -> set[str]:
+        """Topics that something is sent to, and that don't exist."""
+        return set(self._app.consumer.missing_outputs)
+
+    @property
     def heartbeat_age(self) -> float | None:
         """Seconds since the group confirmed this worker; None: it is no member."""
         age: float | None = self._app.consumer.heartbeat_age
@@ -149,8 +154,10 @@ class Health:
     def look(self) -> None:
         """See whether things go on. The watchdog of a worker does so each second."""
         if self.started and not self.stopping:
-            # Waiting for a server that is away is right.
-            self._watch.look(excused=bool(self.sinks.away) or not self.is_member)
+            # Waiting for a server that is away, or for a topic, is right.
+            self._watch.look(
+                excused=bool(self.sinks.away or self.missing_outputs) or not self.is_member
+            )
 
     def forgive(self, seconds: float) -> None:
         """Don't count some seconds: the process stood still, and not its work."""
@@ -215,6 +222,16 @@ def _tables(health: Health) -> str | None:
     return "tables are being recovered" if health._app.tables else "partitions are being taken over"
 
 
+def _topics(health: Health) -> str | None:
+    return (
+        "; ".join(
+            f"topic {name!r} doesn't exist, and what is sent to it waits"
+            for name in sorted(health.missing_outputs)
+        )
+        or None
+    )
+
+
 def _lag(health: Health) -> str | None:
     lag = health.lag()
     unknown = [tp for tp, records in lag.items() if records is None]
@@ -252,6 +269,7 @@ _CHECKS: dict[str, Callable[[Health], str | None]] = {
     "group": _group,
     "partitions": _partitions,
     "tables": _tables,
+    "topics": _topics,
     "lag": _lag,
     "sinks": _sinks,
     "checkpoint": _checkpoint,

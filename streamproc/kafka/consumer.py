@@ -56,6 +56,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         self._begun: list[TP] = []
         #: How far readers were at the last commit, with exactly once.
         self.positions: Positions = {}
+        #: Topics that something is sent to, and that don't exist.
+        self.missing_outputs: set[str] = set()
         self._emptying = asyncio.Lock()
         super().__init__(*args, **kwargs)
 
@@ -448,22 +450,32 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
 
     @Service.task
     async def _topic_check(self) -> None:
-        """Say which subscribed topics don't exist, and notice when they do."""
+        """Say which topics that are read or sent to don't exist, and notice when they do."""
         told: set[str] = set()
         while not self.should_stop:
             await self.sleep(TOPIC_CHECK_INTERVAL)
-            wanted = {name for channel in self.app.topics for name in channel.topics}
-            if self.should_stop or not wanted or self._thread._consumer is None:
+            read = {name for channel in self.app.topics for name in channel.topics}
+            written = self.app.producer.unknown_topics()
+            if self.should_stop or not read | written or self._thread._consumer is None:
                 continue
-            missing = await self._thread.missing_topics(wanted)
+            missing = await self._thread.missing_topics(read | written)
+            self.missing_outputs = missing - read
             for topic in sorted(missing - told):
                 self.log.error(
-                    "Topic %r doesn't exist at the broker; agents that read it wait. Create it "
-                    "(for example: kafka-topics --create --topic %s --partitions 4), or check "
-                    "its name.",
+                    "Topic %r doesn't exist at the broker; %s. Create it (for example: "
+                    "kafka-topics.sh --create --topic %s --partitions %d --bootstrap-server %s), "
+                    "or check its name.",
                     topic,
+                    "agents that read it wait" if topic in read else "what is sent to it waits",
                     topic,
+                    self.app.conf.topic_partitions,
+                    self._broker,
                 )
             for topic in sorted(told - missing):
                 self.log.info("Topic %r is there now", topic)
             told = missing
+
+    @property
+    def _broker(self) -> str:
+        url = self.transport.url[0]
+        return f"{url.host}:{url.port or self.transport.default_port}"

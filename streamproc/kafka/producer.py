@@ -353,6 +353,14 @@ class Producer(driver.Producer):  # type: ignore[misc]
     def _any_partition(self, topic: str) -> int:
         return int(self._ensure_producer()._partition(topic, None, None, None, None, None))
 
+    def unknown_topics(self) -> set[str]:
+        """Return topics that something is sent to, and of which the broker has told nothing."""
+        if self._producer is None:
+            return set()
+        client = self._producer.client
+        known: set[str] = client.cluster.topics()
+        return set(client._topics) - known
+
     async def partition_counts(self) -> dict[str, int]:
         """Return the number of partitions of every topic that the broker has.
 

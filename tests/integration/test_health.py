@@ -231,3 +231,57 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     assert "exit code 75: it got SIGTERM; it did not stop within 8.5 s" in deaf.worker.log
     for each in (hanging, blocked, seized, told_twice, deaf, patient):
         assert kafka_client.total_committed(each.group, each.topic) <= 10, each.env
+
+
+FORWARDS = """
+    import os
+    import streamproc
+
+    app = streamproc.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        broker_commit_interval=0.2,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        processing_guarantee=os.environ["GUARANTEE"],
+    )
+    out = app.topic(os.environ["APP_ID"] + "-out", value_type=int)
+
+    @app.agent(app.topic(os.environ["TOPIC"], value_type=int))
+    async def forward(stream):
+        async for value in stream:
+            if os.environ["FORM"] == "batches":
+                await out.send_batch([value])
+            else:
+                await out.send(value=value)
+"""
+
+
+@pytest.mark.apache_only
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+@pytest.mark.parametrize("form", ["batches", "records"])
+def test_a_topic_that_is_sent_to_and_is_missing(
+    worker, topic_factory, produce, consume_all, kafka_client, wait_for, form, guarantee
+):
+    topic = topic_factory(1)
+    app_id = f"app-{topic}"
+    out = f"{app_id}-out"
+    env = {"APP_ID": app_id, "TOPIC": topic, "FORM": form, "GUARANTEE": guarantee}
+    running = worker(FORWARDS, env=env, web=True)
+    produce(topic, [("k", 1), ("k", 2)])
+
+    def ready():
+        try:
+            with urllib.request.urlopen(f"{running.web_url}/ready", timeout=3) as response:
+                return json.load(response)["reasons"]
+        except urllib.error.HTTPError as error:
+            return json.load(error)["reasons"]
+
+    running.wait_log(f"Topic '{out}' doesn't exist at the broker; what is sent to it waits")
+    assert running.log.count("doesn't exist at the broker") == 1
+    assert f"topics: topic {out!r} doesn't exist, and what is sent to it waits" in ready()
+    topic_factory(1, name=out)
+    assert [each.json() for each in consume_all(out, at_least=2)] == [1, 2]
+    wait_for(lambda: kafka_client.total_committed(app_id, topic) == 2)
+    running.wait_log(f"Topic '{out}' is there now")
+    wait_for(lambda: ready() == [])
