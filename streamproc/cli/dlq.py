@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import wraps
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from streamproc.cli.tables import print_table
 from streamproc.dev.words import counted
-from streamproc.errors import ConfigurationError, DecodeError
+from streamproc.errors import ConfigurationError, DecodeError, StreamprocError
 from streamproc.project import project_folder
 from streamproc.records.durations import duration
 from streamproc.records.times import milliseconds
@@ -320,6 +321,13 @@ def _show(letter: Letter) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write JSON lines to this new file instead.",
 )
+@click.option(
+    "--from",
+    "begins",
+    multiple=True,
+    metavar="ID",
+    help="Begin with this letter (partition:offset) in its partition, where a replay ended.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; needs --yes.")
@@ -328,6 +336,7 @@ def replay_letters(
     wanted: Wanted,
     target: str | None,
     to_file: Path | None,
+    begins: tuple[str, ...],
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -336,10 +345,12 @@ def replay_letters(
 
     Each record goes to the topic that it was in, with its key, value, timestamp and headers,
     and a header dead-letter-replayed that names the letter. The letters stay: delete them with
-    `dlq purge`, or they are sent again by the next replay.
+    `dlq purge`, or they are sent again by the next replay. When it is interrupted, or fails, it
+    says where the next one should begin.
     """
     from streamproc.cli import dlq_work
 
+    wanted = replace(wanted, begins=_begins(begins))
     if to_file is not None:
         if target is not None:
             raise click.UsageError("Give either --to or --to-file.")
@@ -351,17 +362,49 @@ def replay_letters(
             _tell_written(_run(dlq_work.write(place, wanted, to_file, show)), to_file, as_json)
         return
     if not (dry_run or yes):
-        with _progress("reading") as show:
-            planned = _run(
-                dlq_work.replay(place, wanted, topic=target, is_dry=True, on_progress=show)
-            )
+        planned = _replay(place, wanted, target, is_dry=True)
         if not planned.sent:
             _tell_replayed(planned, as_json, is_dry=True)
             return
         _confirm(f"Send {_counts(planned)}?", as_json)
-    with _progress("sending", as_json) as show:
-        done = _run(dlq_work.replay(place, wanted, topic=target, is_dry=dry_run, on_progress=show))
-    _tell_replayed(done, as_json, is_dry=dry_run)
+    _tell_replayed(_replay(place, wanted, target, dry_run, as_json), as_json, is_dry=dry_run)
+
+
+def _replay(
+    place: Place, wanted: Wanted, target: str | None, is_dry: bool, as_json: bool = False
+) -> Replayed:
+    """Replay, and say how far it came if that isn't to the end."""
+    from streamproc.cli import dlq_work
+
+    done = dlq_work.Replayed()
+    with _progress("reading" if is_dry else "sending", as_json) as show:
+        work = dlq_work.replay(
+            place, wanted, topic=target, is_dry=is_dry, on_progress=show, result=done
+        )
+        try:
+            _run(work)
+        except (StreamprocError, KeyboardInterrupt):
+            if not is_dry and done.done:
+                _tell_how_to_go_on(done, wanted)
+            raise
+    if done.is_interrupted:
+        if not is_dry:
+            _tell_how_to_go_on(done, wanted)
+        raise click.Abort
+    return done
+
+
+def _tell_how_to_go_on(done: Replayed, wanted: Wanted) -> None:
+    begins = {**wanted.begins, **done.done}
+    options = " ".join(f"--from {part}:{offset}" for part, offset in sorted(begins.items()))
+    click.echo(f"Sent {_counts(done)}. To go on, add {options}", err=True)
+
+
+def _begins(ids: tuple[str, ...]) -> dict[int, int]:
+    try:
+        return {int(part): int(offset) for part, offset in (each.split(":") for each in ids)}
+    except ValueError:
+        raise click.BadParameter("it is a letter, such as 0:17", param_hint="--from") from None
 
 
 def _confirm(question: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamproc.cli.interrupts import Interrupt
 from streamproc.errors import ConfigurationError, StreamprocError
 from streamproc.kafka.scan import StoredRecord, TopicScan
 from streamproc.streams.letters import Letter
@@ -51,6 +52,7 @@ class Wanted:
         until: Rejected before this time.
         first: First offset in their topic.
         last: Last one.
+        begins: First offset in the dead-letter topic, by its partition.
     """
 
     ids: Collection[str] = ()
@@ -63,6 +65,7 @@ class Wanted:
     until: int | None = None
     first: int | None = None
     last: int | None = None
+    begins: Mapping[int, int] = field(default_factory=dict)
 
     def __contains__(self, letter: Letter) -> bool:
         record = letter.record
@@ -77,6 +80,7 @@ class Wanted:
             and (self.until is None or record.timestamp < self.until)
             and (self.first is None or letter.offset >= self.first)
             and (self.last is None or letter.offset <= self.last)
+            and record.offset >= self.begins.get(record.partition, 0)
         )
 
     def _is_of(self, letter: Letter) -> bool:
@@ -145,10 +149,14 @@ class Replayed:
     Attributes:
         sent: Letters by the topic that they went to.
         left_out: Letters that are no records of a topic, by what made them.
+        done: By partition of the dead-letter topic, the offset before which all is done.
+        is_interrupted: It was ended by Ctrl-C.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    done: dict[int, int] = field(default_factory=dict)
+    is_interrupted: bool = False
 
 
 async def replay(
@@ -158,33 +166,60 @@ async def replay(
     topic: str | None,
     is_dry: bool,
     on_progress: OnProgress,
-) -> Replayed:
+    result: Replayed,
+) -> None:
     """Send letters to the topics that they were in, or to ``topic``, as they were.
+
+    Some at a time; Ctrl-C ends it between two sends.
+
+    Args:
+        place: Where they are.
+        wanted: Which.
+        topic: Where to; None: each where it was.
+        is_dry: Only count.
+        on_progress: Called with what part is read.
+        result: Is told what is done, so that it is known after an error, too.
 
     Raises:
         ConfigurationError: A topic isn't there any more; what is before it is sent.
         ProducerError: The broker refused a record.
     """
-    result = Replayed()
-    async with TopicScan(place.bootstrap, place.security) as scan:
-        known: set[str] = set()
-        async for run in _runs(scan, place, on_progress):
-            by_topic: dict[str, list[Letter]] = {}
-            for _, letter in run:
-                if letter is None or letter not in wanted:
-                    continue
-                if letter.is_record or topic is not None:
-                    by_topic.setdefault(topic or letter.topic, []).append(letter)
-                else:
-                    result.left_out[letter.topic] += 1
-            for target, letters in by_topic.items():
-                if target not in known:
-                    await _check_target(scan, place, target)
-                    known.add(target)
-                if not is_dry:
-                    await _send(scan, place, target, letters)
-                result.sent[target] += len(letters)
-    return result
+    interrupt = Interrupt()
+    with interrupt.watch():
+        async with TopicScan(place.bootstrap, place.security) as scan:
+            known: set[str] = set()
+            async for run in _runs(scan, place, on_progress):
+                for begin in range(0, len(run), SENT_AT_ONCE):
+                    part = run[begin : begin + SENT_AT_ONCE]
+                    by_topic, left_out = _by_target(part, wanted, topic)
+                    for target in by_topic.keys() - known:
+                        await _check_target(scan, place, target)
+                        known.add(target)
+                    with interrupt.step():
+                        for target, letters in by_topic.items():
+                            if not is_dry:
+                                await _send(scan, place, target, letters)
+                            result.sent[target] += len(letters)
+                        result.left_out += left_out
+                        last = part[-1][0]
+                        result.done[last.partition] = last.offset + 1
+    result.is_interrupted = interrupt.came
+
+
+def _by_target(
+    run: list[tuple[StoredRecord, Letter | None]], wanted: Wanted, topic: str | None
+) -> tuple[dict[str, list[Letter]], Counter[str]]:
+    """Return letters by the topic that they go to, and what is left out."""
+    by_topic: dict[str, list[Letter]] = {}
+    left_out: Counter[str] = Counter()
+    for _, letter in run:
+        if letter is None or letter not in wanted:
+            continue
+        if letter.is_record or topic is not None:
+            by_topic.setdefault(topic or letter.topic, []).append(letter)
+        else:
+            left_out[letter.topic] += 1
+    return by_topic, left_out
 
 
 async def _check_target(scan: TopicScan, place: Place, target: str) -> None:
@@ -198,18 +233,17 @@ async def _check_target(scan: TopicScan, place: Place, target: str) -> None:
 
 
 async def _send(scan: TopicScan, place: Place, target: str, letters: list[Letter]) -> None:
-    for begin in range(0, len(letters), SENT_AT_ONCE):
-        await scan.send(
-            target,
-            [
-                # What has no key goes to the partition where it was.
-                (
-                    letter.as_record(place.topic),
-                    letter.partition if letter.record.key is None and letter.is_record else None,
-                )
-                for letter in letters[begin : begin + SENT_AT_ONCE]
-            ],
-        )
+    await scan.send(
+        target,
+        [
+            # What has no key goes to the partition where it was.
+            (
+                letter.as_record(place.topic),
+                letter.partition if letter.record.key is None and letter.is_record else None,
+            )
+            for letter in letters
+        ],
+    )
 
 
 async def write(place: Place, wanted: Wanted, path: Path, on_progress: OnProgress) -> int:

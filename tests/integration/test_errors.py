@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 
 import pytest
 from click.testing import CliRunner
 
 from streamproc.cli import main
+from streamproc.errors import ProducerError
+from streamproc.kafka.scan import TopicScan
 
 APP = """
     import asyncio
@@ -193,6 +196,53 @@ def test_what_fails_is_kept_and_can_be_sent_again(
         assert dlq.lines("list") == []
     else:
         assert "DeleteRecords" in dlq("purge", "--yes", code=1)
+
+
+def letter_of(topic, n):
+    """A dead letter, as a worker writes it."""
+    headers = {"topic": topic, "partition": "0", "offset": str(n), "error": "ValueError"}
+    return (
+        f"k{n % 50}",
+        b"%d" % n,
+        1_700_000_000_000 + n,
+        [(f"dead-letter-{name}", value.encode()) for name, value in headers.items()],
+    )
+
+
+def test_a_replay_that_ends_halfway_goes_on_where_it_was(
+    topic_factory, produce, bootstrap, consume_all, monkeypatch
+):
+    topic, letters = topic_factory(partitions=2), topic_factory(partitions=2)
+    count = 4000
+    produce(letters, [letter_of(topic, n) for n in range(count)])
+    dlq = Dlq(bootstrap, letters)
+    send, sends = TopicScan.send, []
+
+    def end_at(number, action):
+        async def sent(self, *arguments):
+            sends.append(arguments)
+            if len(sends) == number:
+                action()
+            return await send(self, *arguments)
+
+        sends.clear()
+        monkeypatch.setattr(TopicScan, "send", sent)
+
+    def fail():
+        raise ProducerError("the broker refused it")
+
+    end_at(3, lambda: signal.raise_signal(signal.SIGINT))
+    said = dlq("replay", "--yes", code=1)
+    assert f"Sent {sum(len(each[1]) for each in sends):,} records to {topic}. To go on" in said
+    assert len(sends) == 3
+    end_at(2, fail)
+    said = dlq("replay", "--yes", *said.partition("add ")[2].partition("\n")[0].split(), code=1)
+    assert "the broker refused it" in said
+    monkeypatch.undo()
+    said = dlq("replay", "--yes", *said.partition("add ")[2].partition("\n")[0].split())
+    assert f"records to {topic}." in said
+    found = [int(record.value) for record in consume_all(topic, at_least=count)]
+    assert sorted(found) == list(range(count))
 
 
 def test_where_there_is_nothing(bootstrap, tmp_path, monkeypatch):

@@ -93,6 +93,8 @@ def test_bytes_that_are_no_text_are_base64_in_json():
         ({"first": 40, "last": 40}, True),
         ({"first": 41}, False),
         ({"last": 39}, False),
+        ({"begins": {0: 17, 1: 90}}, True),
+        ({"begins": {0: 18}}, False),
         ({"errors": ("ValueError",), "key": "x"}, False),
     ],
 )
@@ -128,6 +130,7 @@ def test_options_of_places_and_times():
         (["list", "--offsets", "a-b"], "17, 10-20"),
         (["list", "--since", "yesterday"], "how long ago"),
         (["replay", "--to", "x", "--to-file", "y"], "either --to or --to-file"),
+        (["replay", "--from", "17"], "such as 0:17"),
         (["show"], "Missing argument"),
         (["list", "-A", "no.such.module"], "no.such.module"),
     ],
