@@ -19,7 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streamproc.kafka.connect import start_when_reachable
-from streamproc.kafka.fetch import RawBatch, fetch_batches, follow_leaders
+from streamproc.kafka.fetch import RawBatch, end_fetches, fetch_batches, follow_leaders
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class ChangelogReader:
         )
         if self._consumer is not None:
             follow_leaders(self._consumer._fetcher)
+            end_fetches(self._consumer._fetcher)
 
     def _create(self) -> aiokafka.AIOKafkaConsumer:
         conf, transport = self.app.conf, self.app.transport

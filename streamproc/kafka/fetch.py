@@ -148,6 +148,22 @@ def follow_leaders(fetcher: Any) -> None:
     fetcher._proc_offset_request = ask_and_look
 
 
+def end_fetches(fetcher: Any) -> None:
+    """Let ``fetcher`` close while the broker is away.
+
+    A fetch that failed waits before the next one; cancelled there, it ends what closes it, too.
+    """
+    fetch = fetcher._proc_fetch_request
+
+    async def fetch_unless_closed(assignment: Any, node_id: int, request: Any) -> Any:
+        try:
+            return await fetch(assignment, node_id, request)
+        except asyncio.CancelledError:
+            return False  # as aiokafka's own, cancelled while it waits for the answer
+
+    fetcher._proc_fetch_request = fetch_unless_closed
+
+
 async def fetch_batches(
     fetcher: Any,
     partitions: Collection[Any],

@@ -43,7 +43,7 @@ _repeats = Repeats()
 def thin_out() -> None:
     """Let the loggers of aiokafka leave out what they have just said."""
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("aiokafka."):
+        if name == "aiokafka" or name.startswith("aiokafka."):
             logger = logging.getLogger(name)
             if _repeats not in logger.filters:
                 logger.addFilter(_repeats)

@@ -34,7 +34,7 @@ from streamproc.kafka.committed import (
     with_notes,
 )
 from streamproc.kafka.connect import start_when_reachable
-from streamproc.kafka.fetch import RawBatch, fetch_batches, follow_leaders
+from streamproc.kafka.fetch import RawBatch, end_fetches, fetch_batches, follow_leaders
 from streamproc.kafka.membership import Heartbeats, Span, commit, has_leader, span_of
 from streamproc.kafka.transactions import GroupMember, fetch_stable_offsets
 
@@ -73,6 +73,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         )
         if self._consumer is not None:
             follow_leaders(self._consumer._fetcher)
+            end_fetches(self._consumer._fetcher)
         if self._consumer is not None and not self.app.client_only:
             self._heartbeats = Heartbeats(self._consumer._coordinator)
         if self.app.exactly_once and self._consumer is not None:

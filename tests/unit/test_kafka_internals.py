@@ -36,7 +36,7 @@ from faust.transport.producer import ProducerBuffer
 from mode.utils.queues import FlowControlEvent, FlowControlQueue
 
 import streamproc
-from streamproc.kafka.fetch import follow_leaders, walk
+from streamproc.kafka.fetch import end_fetches, follow_leaders, walk
 from streamproc.kafka.producer import ProducerBuffer as OwnProducerBuffer
 
 TP0 = TopicPartition("t", 0)
@@ -83,6 +83,43 @@ async def test_an_offset_that_an_old_leader_refuses_is_asked_of_the_new_one():
     with pytest.raises(NotLeaderForPartitionError):
         await fetcher._proc_offset_request(1, {})
     assert fetcher.looked == 1
+
+
+async def test_a_fetcher_closes_whose_fetch_has_failed():
+    """aiokafka's close() is cancelled by the fetch that it cancels."""
+
+    class Fetches:
+        _retry_backoff = 1000
+        _client = property(lambda self: self)
+        _closed = False
+        _fetch_waiters = ()
+
+        def __init__(self):
+            self.failed = asyncio.Event()
+
+        async def send(self, node_id, request):
+            self.failed.set()
+            raise NotLeaderForPartitionError
+
+        def _invalidate_preferred_read_replica_for_node(self, node_id, request):
+            pass
+
+        async def _proc_fetch_request(self, assignment, node_id, request):
+            return await Fetcher._proc_fetch_request(self, assignment, node_id, request)
+
+        async def close(self, *, mended):
+            if mended:
+                end_fetches(self)
+            fetch = asyncio.ensure_future(self._proc_fetch_request(None, 1, None))
+            self._fetch_task = asyncio.ensure_future(asyncio.Event().wait())
+            self._pending_tasks = {fetch}
+            await self.failed.wait()
+            await Fetcher.close(self)
+            assert fetch.done()
+
+    await Fetches().close(mended=True)
+    with pytest.raises(asyncio.CancelledError):
+        await Fetches().close(mended=False)  # or there is nothing to mend any more
 
 
 def record_batch(base, values, *, producer_id=-1, transactional=False, headers=()):

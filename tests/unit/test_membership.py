@@ -172,10 +172,12 @@ async def test_heartbeats_count_from_when_they_were_sent(monkeypatch):
     assert heartbeats.age is None
 
 
-def test_a_broker_that_is_away_is_not_said_forty_times_a_second(monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["aiokafka", "aiokafka.test_repeats"])  # its client has the first
+def test_a_broker_that_is_away_is_not_said_forty_times_a_second(name, monkeypatch, caplog):
     now = [0.0]
     monkeypatch.setattr(repeats, "monotonic", lambda: now[0])
-    log = logging.getLogger("aiokafka.test_repeats")
+    monkeypatch.setattr(repeats, "_repeats", repeats.Repeats())
+    log = logging.getLogger(name)
     repeats.thin_out()
     repeats.thin_out()
     for step in range(100):
@@ -190,6 +192,7 @@ def test_a_broker_that_is_away_is_not_said_forty_times_a_second(monkeypatch, cap
         "Unable connect to node 68 (33 more like it in 10 s)",
         "Another one",
     ]
+    log.removeFilter(repeats._repeats)
 
 
 def test_records_of_an_open_transaction_are_not_behind():
