@@ -52,8 +52,6 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         #: Where reading began, of the partitions that there are.
         self._began: dict[TP, int] = {}
         self._last_committed: dict[TP, int] = {}
-        #: Of which the group has an offset for certain.
-        self._begun: list[TP] = []
         #: How far readers were at the last commit, with exactly once.
         self.positions: Positions = {}
         #: Topics that something is sent to, and that don't exist.
@@ -299,7 +297,6 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._positioned = False
         self._last_committed = {}
-        self._begun = []
         self.positions = {}
         self._began.clear()
         # aiokafka forgets it when it learns that the group has gone on without the worker,
@@ -316,9 +313,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         in between would be processed twice.
         """
         await asyncio.wait_for(super().perform_seek(), self.app.conf.broker_request_timeout)
-        for tp in self._begun:
-            # Faust takes the offset 0 for none.
-            self._committed_offset[tp] = self._committed_offset[tp] or 0
+        # Faust takes an offset of 0 for none; by it the group refuses a worker left behind.
+        for tp in self.assignment():
+            if self._read_offset[tp] == 0:
+                self._committed_offset[tp] = 0
         for tp, offset in (await self.app.checkpoint.claim(self.assignment())).items():
             await self.seek(tp, offset)
             self.app.topics.go_back_to(tp, offset)
@@ -405,7 +403,6 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 committed = await self._thread.begin(sources)
                 if committed is None:
                     raise Fenced("The group has given the partitions of this worker to others")
-                self._begun = sources
                 if self.app.exactly_once:
                     self.positions = positions_ahead(committed)
                 return committed
