@@ -17,6 +17,8 @@ from streamproc.streams.spans import Redo, Span
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from streamproc.tables.windowed import Follower
+
 #: Seconds before an agent is run again that failed without a record in hand.
 IDLE_BACKOFF = 1.0
 
@@ -29,6 +31,7 @@ class GuardedStream(BufferedStream):
     _before_done: Callable[[], Awaitable[None]] | None = None
     _forget_results: Callable[[bool], None] | None = None
     _policy: Policy | None = None
+    _follower: Follower | None
     _redo: Redo
     _failures: Failures
     _open: list[Span]
@@ -76,6 +79,14 @@ class GuardedStream(BufferedStream):
             await self._before_done()
         finally:
             self._between = False
+
+    async def _finish_before(self, delivery: Delivery, row: int) -> None:
+        """See that the records of a batch before ``row`` count as done, with their results."""
+        if self._before_done is not None:
+            await self._finish_results()
+            delivery.cursor = row
+        if self._follower is not None:
+            self._follower.observe(delivery, row)
 
     # -- errors
 
@@ -254,8 +265,13 @@ class GuardedStream(BufferedStream):
 
     async def _write_results(self, stage: str) -> None:
         """Hand on the results of the records before the failed one."""
+        place = self.place_in_hand
         try:
-            await self._finish_results()
+            if place is None or self._acks_by_row:
+                await self._finish_results()
+            else:
+                # A checkpoint may come before the next try.
+                await self._finish_before(*place)
         except SinkError as exc:
             self.log.error("Results of %s do not fit a sink: %s", stage, exc)
 

@@ -400,11 +400,7 @@ class Stream(GuardedStream):
 
     async def _pass_gate(self, delivery: Delivery, row: int) -> None:
         """Between two records of a batch: let a checkpoint have its moment."""
-        if self._before_done is not None:
-            await self._finish_results()
-            delivery.cursor = row
-        if self._follower is not None:
-            self._follower.observe(delivery, row)
+        await self._finish_before(delivery, row)
         self._gate.leave(self)
         self._between = True
         try:

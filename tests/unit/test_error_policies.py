@@ -11,6 +11,7 @@ from streamproc import dead_letter, retry, skip, stop
 from streamproc.errors import AgentTimeout, ConfigurationError, DriverError
 from streamproc.sinks import RedisHash
 from streamproc.streams.deadletters import LOG_INTERVAL
+from streamproc.streams.guarded import GuardedStream
 from streamproc.testing import TestDriver
 
 FORMS = ["values", "events", "batches", "take", "concurrent", "isolated"]
@@ -363,6 +364,34 @@ def test_results_of_a_failed_record_are_not_written():
         pipe(driver, [1, -2, 3])
         assert len(driver.dead_letters()) == 1
         assert [each["n"] for each in driver.sink(sink).results] == [10, 11, 30, 31]
+
+
+def test_a_record_whose_results_are_handed_on_is_done_while_a_later_one_waits(monkeypatch):
+    """A checkpoint between two tries commits as many offsets as a sink has results."""
+    app = make_app()
+    topic = app.topic("numbers", value_type=int)
+    sink = RedisHash("numbers")
+    failures = [3]
+
+    @app.agent(topic, sink=[sink])
+    async def forward(stream):
+        async for value in stream:
+            if value in failures:
+                failures.remove(value)
+                raise ValueError(value)
+            yield {"n": value}
+
+    pauses = []
+
+    async def pause(self, seconds, delivery):
+        pauses.append((list(app.topics.committable().values()), len(driver.sink(sink).results)))
+
+    monkeypatch.setattr(GuardedStream, "_pause", pause)
+    with TestDriver(app, partitions=1) as driver:
+        pipe(driver, [1, 2, 3, 4])
+        assert pauses == [([2], 2)]
+        assert [each["n"] for each in driver.sink(sink).results] == [1, 2, 3, 4]
+        assert len(driver.errors) == 1
 
 
 def test_records_that_go_through_a_topic_of_another_key_count_once():
