@@ -10,10 +10,10 @@ from typing import Any
 from faust.types import TP
 
 from streamproc.kafka.transactions import GroupMember
-from streamproc.testing.broker import MemoryBroker, Offsets, State, Transaction
+from streamproc.testing.broker import MemoryBroker, Offsets, Session, State, Transaction
 
 #: Seconds: after which a silent member is out, and between two signs of life.
-SESSION_TIMEOUT, HEARTBEAT = 6.0, 1.0
+SESSION_TIMEOUT, HEARTBEAT = 3.0, 1.0
 
 
 @dataclass
@@ -55,9 +55,8 @@ class SimBroker(MemoryBroker):
 
     def write_marks(self, transaction: Transaction) -> None:
         """Write the mark of each partition at a time of its own, as Kafka does."""
-        # The ids are random.
-        number = self._numbers.setdefault(transaction.session.transactional_id, len(self._numbers))
-        self.world.trace("end", f"producer-{number}", transaction.state.name)
+        producer = self._number(transaction.session.transactional_id)
+        self.world.trace("end", producer, transaction.state.name)
         self._ending[transaction] = {*transaction.firsts, "offsets"}
         for log in transaction.firsts:
             self.world.later(self.world.some_time(), self._step(transaction, log))
@@ -77,6 +76,18 @@ class SimBroker(MemoryBroker):
                 del self._ending[transaction]
 
         return step
+
+    def add_offsets(self, session: Session, offsets: Offsets, member: GroupMember) -> None:
+        super().add_offsets(session, offsets, member)
+        self.world.trace("offsets", member.member_id)
+
+    def open_session(self, transactional_id: str, timeout: float) -> Session:
+        self.world.trace("session", self._number(transactional_id))
+        return super().open_session(transactional_id, timeout)
+
+    def _number(self, transactional_id: str) -> str:
+        # The ids are random.
+        return f"producer-{self._numbers.setdefault(transactional_id, len(self._numbers))}"
 
     # -- the group
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import sys
-import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ulp
@@ -27,13 +27,18 @@ class Time:
 
 
 class SimLoop(VirtualLoop):
-    """The loop of one worker."""
+    """The loop of one worker.
+
+    A round is what asyncio's own does, without what it does for sockets, signals and a debugger.
+    """
+
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _timer_cancelled_count: int
 
     def __init__(self) -> None:
         self.source = Time()
         super().__init__()
-        # Nobody else has the time, or sockets.
-        self._selector.select = lambda timeout=None: []
 
     def time(self) -> float:
         return self.source.now
@@ -50,21 +55,33 @@ class SimLoop(VirtualLoop):
     def next_timer(self) -> float | None:
         """When the next timer is due."""
         scheduled = self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            # As the loop's own; a fired or cancelled timer isn't to be waited for.
-            heapq.heappop(scheduled)._scheduled = False
+        while scheduled and scheduled[0]._cancelled:  # type: ignore[attr-defined]
+            self._pop_timer()
+        return scheduled[0].when() if scheduled else None
+
+    def _pop_timer(self) -> asyncio.TimerHandle:
+        timer = heapq.heappop(self._scheduled)
+        timer._scheduled = False  # type: ignore[attr-defined]
+        if timer._cancelled:  # type: ignore[attr-defined]
             self._timer_cancelled_count -= 1
-        return scheduled[0]._when if scheduled else None
+        return timer
 
     def round(self) -> None:
-        """Run the callbacks that are ready."""
+        """Run the callbacks that are ready, and let the least time pass."""
         self.source.now += ulp(self.source.now)
-        self._thread_id = threading.get_ident()
+        self._step()
+
+    def _step(self) -> None:
+        now, ready = self.source.now, self._ready
+        while (due := self.next_timer) is not None and due <= now:
+            ready.append(self._pop_timer())
         asyncio._set_running_loop(self)
         try:
-            self._run_once()
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:  # type: ignore[attr-defined]
+                    handle._run()  # type: ignore[attr-defined]
         finally:
-            self._thread_id = None
             asyncio._set_running_loop(None)
 
     def run(self, limit: Limit) -> None:
@@ -72,7 +89,7 @@ class SimLoop(VirtualLoop):
         for _ in range(10_000):
             if not self._ready:
                 return
-            self.round()
+            self._step()
         raise RuntimeError("Something runs for ever")
 
 

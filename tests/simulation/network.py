@@ -31,7 +31,7 @@ from tests.simulation.broker import HEARTBEAT
 
 
 class SimConnection(Connection):
-    """One life of a worker; each use of the broker is a point where it may crash."""
+    """One life of a worker; each use of the broker is a step at which it may crash."""
 
     def __init__(self, world: Any, worker: Any) -> None:
         super().__init__(world.broker)
@@ -40,18 +40,19 @@ class SimConnection(Connection):
 
     @property
     def broker(self) -> Any:
-        self.point("broker")
+        self.step("broker")
         return super().broker
 
-    def point(self, what: str) -> None:
+    def step(self, what: str) -> None:
         """Crash here, if it is the worker's time."""
         if not self._is_cut:
-            self.worker.count_point(what)
+            self.worker.count_step(what)
         if self._is_cut:
             raise asyncio.CancelledError
 
     async def wait(self) -> None:
         """Let some time pass, as for a request or its answer."""
+        self.step("wait")
         await asyncio.sleep(self.world.latency())
 
     def new_transport(self, app: Any) -> MemoryTransport:
@@ -302,7 +303,7 @@ class SimClient(MemoryClient):
             if self.world.happens(0.05):
                 # It was sent twice, and the first of them is on its way yet.
                 self.is_in_doubt = True
-                self.world.later(self.world.rng.random() * 5, self._come_late)
+                self.world.later(self.world.rng.random() * 3, self._come_late)
             await self.connection.wait()
             if self.world.happens(0.02):
                 self.world.trace("answer lost")

@@ -27,7 +27,7 @@ class Disk:
 
 
 class SimStore(MemoryStore):
-    """A store on a disk; each write is a point where the worker may crash."""
+    """A store on a disk; before and after each write the worker may crash."""
 
     def __init__(self, disk: Disk, place: tuple[str, int], connection: Any) -> None:
         super().__init__()
@@ -36,14 +36,16 @@ class SimStore(MemoryStore):
             super().write(*write)
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes | None], meta: Meta) -> None:
-        self._connection.point("store")
+        self._connection.step("store")
         # The state goes on changing what it gave.
         meta = msgspec.json.decode(msgspec.json.encode(meta), type=Meta)
         writes = self._disk.writes[self._place]
         writes.append((list(keys), list(values), meta))
         if self._connection.world.happens(0.3):
             self._disk.synced[self._place] = len(writes)
+        self._connection.world.trace("store", *self._place, len(keys))
         super().write(keys, values, meta)
+        self._connection.step("stored")
 
     def clear(self) -> None:
         self._disk.writes[self._place] = []

@@ -1,22 +1,29 @@
-"""What has failed once: seed, guarantee, and the point of the crash if it was the only fault.
+"""What has failed once.
 
 A change of the simulation changes what a seed does; they are kept as more to run.
 """
 
-PAST: list[tuple[int, str, int | None]] = [
-    (14, "exactly_once", None),  # the answer to the end of a transaction was lost
-    (55, "exactly_once", None),
-    (79, "exactly_once", None),
-    (72, "at_least_once", None),  # a zombie wrote changelogs that its successor had read
-    (3022, "at_least_once", None),  # a rebalance while the worker went back to its checkpoint
-    (3017, "exactly_once", None),
-    (3019, "exactly_once", None),
-    (4020, "exactly_once", None),  # a checkpoint between an assignment and its claims
-    (4031, "at_least_once", None),
-    (5090, "at_least_once", None),  # two checkpoints at once
-    (6025, "at_least_once", None),
-    (7023, "at_least_once", None),  # a rebalance while the worker stopped
-    (60388, "exactly_once", None),  # a recovery whose transaction was aborted, again and again
-    (317305801, "exactly_once", None),  # a zombie of partitions that had no committed offset
-    (600001420, "exactly_once", None),
+from __future__ import annotations
+
+from tests.simulation.cases import Case
+
+PAST = [
+    Case(14, "exactly_once"),  # the answer to the end of a transaction was lost
+    Case(55, "exactly_once"),
+    Case(79, "exactly_once"),
+    Case(72, "at_least_once"),  # a zombie wrote changelogs that its successor had read
+    Case(3022, "at_least_once"),  # a rebalance while the worker went back to its checkpoint
+    Case(3017, "exactly_once"),
+    Case(3019, "exactly_once"),
+    Case(4020, "exactly_once"),  # a checkpoint between an assignment and its claims
+    Case(4031, "at_least_once"),
+    Case(5090, "at_least_once"),  # two checkpoints at once
+    Case(6025, "at_least_once"),
+    Case(7023, "at_least_once"),  # a rebalance while the worker stopped
+    Case(60388, "exactly_once"),  # a recovery whose transaction was aborted, again and again
+    Case(317305801, "exactly_once"),  # a zombie of partitions that had no committed offset
+    Case(600001420, "exactly_once"),
+    Case(138, "at_least_once", "windows", "zombie"),  # ... that had the committed offset 0
+    Case(155, "at_least_once"),  # a crash between two tries at a record
+    Case(300, "at_least_once"),
 ]

@@ -96,7 +96,7 @@ class SimChannel:
     async def _exchange(self, act: Callable[[], Any]) -> Any:
         connection, world = self._connection, self._connection.world
         await connection.wait()
-        connection.point("sink")
+        connection.step("sink")
         if world.happens(0.03):
             self._watched = {}
             raise RedisConnectionError("lost before")

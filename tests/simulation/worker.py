@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from typing import Any
 
 from streamproc.testing.failures import Failures
@@ -13,15 +14,15 @@ from tests.simulation.loop import SimLoop
 from tests.simulation.network import SimConnection
 from tests.simulation.outside import Disk, SimStore
 
-_known: dict[tuple[int, bool], Worker] = {}
+_known: dict[tuple[int, str, str], Worker] = {}
 
 
 class Worker:
     """One worker; its app is used for one run after another."""
 
-    def __init__(self, number: int, exactly_once: bool) -> None:
+    def __init__(self, number: int, guarantee: str, kind: str) -> None:
         self.number = number
-        self.sim = SimApp("exactly_once" if exactly_once else "at_least_once")
+        self.sim = SimApp(guarantee, kind)
         self.app = self.sim.app
         self.loop = SimLoop()
         self.loop.set_exception_handler(lambda loop, context: None)
@@ -33,26 +34,30 @@ class Worker:
         self._task: Any = None
 
     @classmethod
-    def of(cls, number: int, exactly_once: bool, world: Any, disk: Disk) -> Worker:
+    def of(cls, number: int, world: Any, disk: Disk) -> Worker:
         """Return the worker of this number for a new run."""
-        worker = _known.get((number, exactly_once))
+        guarantee = "exactly_once" if world.exactly_once else "at_least_once"
+        worker = _known.get((number, guarantee, world.kind))
         if worker is None:
-            worker = _known[number, exactly_once] = cls(number, exactly_once)
+            worker = _known[number, guarantee, world.kind] = cls(number, guarantee, world.kind)
+            # It stays, so the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
         worker.begin(world, disk)
         return worker
 
     def begin(self, world: Any, disk: Disk) -> None:
         """Be in a world in which it hasn't been started yet."""
-        if self.world is not None:
-            self.kill()
         self.world, self.disk = world, disk
         self.sim.world = world
         self.loop.source = world.time
         self.is_paused = False
         self.is_alive = False
+        #: Steps after which it crashes, and how many it has made.
         self.crash_at: int | None = None
-        self.points = self.most_points = 0
-        #: Which of its lives it is in; what was planned for an earlier one is void.
+        self.steps = 0
+        self._place: tuple[int, int] | None = None
+        #: Starts and ends; what was planned before the last one is void.
         self.lives = 0
         self._task = None
         self.writes_tables = False
@@ -75,7 +80,6 @@ class Worker:
             return
         self.lives += 1
         self.writes_tables = False
-        self.points = 0
         self.is_alive = True
         self.world.trace("start", self.number)
         self._task = self.loop.create_task(self._start())
@@ -97,8 +101,10 @@ class Worker:
 
     def kill(self) -> None:
         """End it as a kill -9 does."""
-        self.is_alive = False
-        self.life.kill()
+        self.lives += 1
+        if self.is_alive:
+            self.is_alive = False
+            self.life.kill()
 
     def stop(self) -> None:
         """Stop it in good order; it is started again then."""
@@ -110,14 +116,20 @@ class Worker:
         if self.is_alive and self._task.done() and not self.app.should_stop:
             self.app.consumer._thread._nudged.set()
 
-    def count_point(self, what: str) -> None:
-        """One more point where it could crash; it does, if it is the one."""
-        self.points += 1
-        if self.lives == 1:
-            self.most_points = self.points
-        if self.crash_at is not None and self.points > self.crash_at:
+    def count_step(self, what: str) -> None:
+        """It uses what is outside: crash here, if it is its time.
+
+        A step is a use that differs from the one before: it was in an earlier round, or
+        something has changed outside since.
+        """
+        place = self.world.rounds, len(self.world.traces)
+        if place == self._place or self.world.is_over:
+            return
+        self._place = place
+        self.steps += 1
+        if self.crash_at is not None and self.steps > self.crash_at:
             self.crash_at = None
-            self.world.trace("crash", self.number, what, self.points)
+            self.world.trace("crash", self.number, what, self.steps)
             self.life.connection.cut()
 
     def _new_store(self, table: Any, partition: int) -> Any:
@@ -151,7 +163,7 @@ class Worker:
             self.kill()
             if self.world.rng.random() < 0.3:
                 self.disk.lose_power(self.world.rng)
-            self.start_again(self.world.rng.random() * 4)
+            self.start_again(self.world.rng.random() * 2)
         elif self.app.crashed:
             self.world.on_exit(self, self.app.crash_reason)
         elif self._task.done():
@@ -170,6 +182,7 @@ class Worker:
         app = self.app
         return (
             not app.rebalancing
+            and self.world.broker.is_member(app.consumer.group.member)
             and app.consumer._positioned
             and not app.checkpoint.is_void
             and not app.checkpoint.gate._inside
