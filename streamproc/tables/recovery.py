@@ -141,16 +141,19 @@ class Recovery(Service):  # type: ignore[misc]
             await self._follow(followed)
 
     async def _write_repairs(self) -> None:
-        repairs = self.manager.take_repairs()
-        if not self.app.exactly_once:
-            await self.manager.write(repairs)
+        app, manager = self.app, self.manager
+        repairs = manager.take_repairs()
+        if not app.exactly_once:
+            await manager.write(repairs)
             return
-        async with self.app.producer.alone():
-            await self.manager.write(repairs)
+        async with app.producer.alone():
+            sent = await manager.send(repairs)
+            await app.producer.flush()
             offsets = {tp: found.offset for tp, found in self._committed.items()}
-            consumer = self.app.consumer
-            noted = self.app.checkpoint.noted(offsets, consumer.positions)
-            await self.app.producer.end_transaction(noted, consumer.member)
+            noted = app.checkpoint.noted(offsets, app.consumer.positions)
+            await app.producer.end_transaction(noted, app.consumer.member)
+        # Not before: the group may refuse it, and others have written there meanwhile.
+        manager.keep(sent)
 
     async def _rejoin(self, missing: list[TP]) -> None:
         self.log.warning(

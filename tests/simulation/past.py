@@ -26,4 +26,5 @@ PAST = [
     Case(138, "at_least_once", "windows", "zombie"),  # ... that had the committed offset 0
     Case(155, "at_least_once"),  # a crash between two tries at a record
     Case(300, "at_least_once"),
+    Case(3092, "exactly_once"),  # a store with what a refused transaction had of its changelog
 ]
