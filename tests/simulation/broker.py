@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,13 @@ class SimBroker(MemoryBroker):
         super().__init__(lambda topic: partitions, lambda: world.milliseconds, world.later)
         self.world = world
         self._ending: dict[Transaction, set[Any]] = {}
+        #: Those that end in the group, though they have no offsets.
+        self._with_group: set[Transaction] = set()
+        #: True while it restarts: it passes over partitions that it doesn't know yet when it
+        #: aborts a transaction, as a lone Apache Kafka 4.3.1 does.
+        self._is_restarting = False
+        #: By producer and partition (or "offsets"), the transactions that aren't ended there.
+        self._passed_over: dict[tuple[str, Any], list[Transaction]] = {}
         self._of_group: dict[str, Member] = {}
         self._joins = 0
         self._numbers: dict[str, int] = {}
@@ -55,15 +62,47 @@ class SimBroker(MemoryBroker):
 
     def write_marks(self, transaction: Transaction) -> None:
         """Write the mark of each partition at a time of its own, as Kafka does."""
-        producer = self._number(transaction.session.transactional_id)
-        self.world.trace("end", producer, transaction.state.name)
-        self._ending[transaction] = {*transaction.firsts, "offsets"}
-        for log in transaction.firsts:
-            self.world.later(self.world.some_time(), self._step(transaction, log))
-        self.world.later(self.world.some_time(), self._step(transaction, "offsets"))
+        producer = transaction.session.transactional_id
+        self.world.trace("end", self._number(producer), transaction.state.name)
+        places: list[Any] = [*transaction.firsts]
+        if transaction.offsets or transaction in self._with_group:
+            places.append("offsets")
+        told = [each for each in places if not (self._is_restarting and self.world.happens(0.5))]
+        for place in places:
+            if place not in told:
+                self.world.trace("pass over", self._number(producer))
+                self._passed_over.setdefault((producer, place), []).append(transaction)
+        if told:
+            self._ending[transaction] = {*told}
+        for place in told:
+            self.world.later(self.world.some_time(), self._step(transaction, place))
+
+    def _take_in(self, transaction: Transaction, what: Any) -> None:
+        """Let what was passed over end as the producer's next transaction there does."""
+        for old in self._passed_over.pop((transaction.session.transactional_id, what), ()):
+            if what == "offsets":
+                for tp in old.offsets:
+                    self._unstable[tp].discard(old)
+                transaction.offsets = {**old.offsets, **transaction.offsets}
+            else:
+                what.open.pop(old)
+                for offset in range(old.firsts[what], len(what)):
+                    if what.transactions[offset] is old:
+                        what.transactions[offset] = transaction
+                transaction.firsts[what] = min(old.firsts[what], transaction.firsts[what])
+
+    def end_passed_over(self, producers: Collection[str]) -> None:
+        """Abort what was passed over of producers that are gone, as an operator does."""
+        for producer, place in [each for each in self._passed_over if each[0] in producers]:
+            for old in self._passed_over.pop((producer, place)):
+                if place == "offsets":
+                    self.end_offsets(old)
+                else:
+                    self.mark(place, old)
 
     def _step(self, transaction: Transaction, what: Any) -> Callable[[], None]:
         def step() -> None:
+            self._take_in(transaction, what)
             if what == "offsets":
                 if transaction.state is State.COMMITTED:
                     self.on_commit(transaction.offsets)
@@ -83,7 +122,23 @@ class SimBroker(MemoryBroker):
 
     def open_session(self, transactional_id: str, timeout: float) -> Session:
         self.world.trace("session", self._number(transactional_id))
-        return super().open_session(transactional_id, timeout)
+        self._is_restarting = self.world.happens(0.5)
+        try:
+            return super().open_session(transactional_id, timeout)
+        finally:
+            self._is_restarting = False
+
+    def add_partitions(
+        self, session: Session, partitions: Collection[TP], member: GroupMember | None
+    ) -> None:
+        """Let a transaction end in partitions, and in the group, in which nothing of it is."""
+        transaction = self._transaction(session)
+        for tp in partitions:
+            log = self.create(tp.topic)[tp.partition]
+            log.is_plain = False
+            log.open.setdefault(transaction, transaction.firsts.setdefault(log, len(log)))
+        if member is not None:
+            self._with_group.add(transaction)
 
     def _number(self, transactional_id: str) -> str:
         # The ids are random.

@@ -227,6 +227,9 @@ class SimClient(MemoryClient):
         super().__init__(*args)
         self._unsent: asyncio.Queue[Any] = asyncio.Queue()
         self._unanswered: dict[asyncio.Future[Any], None] = {}
+        #: What its transaction has, as aiokafka's producer is told to note.
+        self.written: set[TP] = set()
+        self.group: GroupMember | None = None
         self._sender: Any = None
 
     @property
@@ -236,6 +239,8 @@ class SimClient(MemoryClient):
     async def start(self) -> None:
         await self.connection.wait()
         await self._until_ended()
+        if self._transactional_id is not None:
+            self.connection.worker.producers.add(self._transactional_id)
         await super().start()
         await self._until_ended()
         self._sender = asyncio.ensure_future(self._send_all())
@@ -265,6 +270,7 @@ class SimClient(MemoryClient):
     ) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
         self._unanswered[future] = None
+        self.written.add(TP(topic, partition))
         self._unsent.put_nowait((topic, partition, records, future))
         return future
 
@@ -296,9 +302,11 @@ class SimClient(MemoryClient):
             if member.generation < 0:
                 raise Fenced(f"Group {member!s} has no such member any more")
             self.ensure_begun()
+            self.group = member
             self._try(self.connection.broker.add_offsets, offsets, member)
             await self.connection.wait()
         if self.has_begun:
+            self.is_ending = True
             self._try(self.connection.broker.end, commit=True)
             if self.world.happens(0.05):
                 # It was sent twice, and the first of them is on its way yet.
@@ -309,13 +317,25 @@ class SimClient(MemoryClient):
                 self.world.trace("answer lost")
                 self._error = KafkaConnectionError("the answer was lost")
                 raise self._error
-            self.has_begun = False
+            self._complete()
 
     def _come_late(self) -> None:
         self.world.trace("late end")
         with suppress(ProducerFenced):
             self.world.broker.end(self._session, commit=True)
 
+    def _complete(self) -> None:
+        self.written.clear()
+        self.has_begun = self.is_ending = False
+        self.group = None
+
+    async def mark_aborted(self, partitions: Collection[TP], group: GroupMember | None) -> None:
+        self.ensure_begun()
+        await self.connection.wait()
+        self._try(self.connection.broker.add_partitions, partitions, group)
+        await self.abort_transaction()
+
     async def abort_transaction(self) -> None:
         await self.connection.wait()
         await super().abort_transaction()
+        self._complete()

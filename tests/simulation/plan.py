@@ -16,7 +16,7 @@ FAILING = 0.05
 #: group rebalances; one stands still until it is out of the group, and goes on; answers are lost.
 SCHEDULES = ("calm", "rebalance", "zombie", "lost answers")
 #: Steps of a worker, most of which are in the beginning.
-STEPS = 500
+STEPS = 300
 
 
 class Plan:
@@ -35,7 +35,7 @@ class Plan:
     def make(self) -> None:
         """Choose what happens and when."""
         if self._schedule is None:
-            self._plan_records(bursts=self._world.rng.randint(2, 8), most=9)
+            self._plan_records(bursts=self._world.rng.randint(4, 14), most=4)
             self._plan_faults()
         else:
             self._plan_records(bursts=3, most=4)
@@ -91,7 +91,7 @@ class Plan:
             worker, at = rng.choice(world.workers), rng.random() * TROUBLE
             world.later(at, self._doing(rng.choice(faults), worker))
         for worker in world.workers:
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 worker.crash_at = int(rng.random() ** 2 * STEPS)
         for record in range(60):
             if rng.random() < FAILING:

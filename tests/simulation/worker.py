@@ -56,6 +56,8 @@ class Worker:
         #: Steps after which it crashes, and how many it has made.
         self.crash_at: int | None = None
         self.steps = 0
+        #: Its transactional ids.
+        self.producers: set[str] = set()
         self._place: tuple[int, int] | None = None
         #: Starts and ends; what was planned before the last one is void.
         self.lives = 0
@@ -105,6 +107,8 @@ class Worker:
         if self.is_alive:
             self.is_alive = False
             self.life.kill()
+            # What it can't mend any more holds readers up until somebody ends it.
+            self.world.broker.end_passed_over(self.producers)
 
     def stop(self) -> None:
         """Stop it in good order; it is started again then."""

@@ -58,7 +58,7 @@ class World:
         self.exactly_once = exactly_once
         self.rng = random.Random(seed)
         random.seed(seed)  # of pauses between retries
-        self.kind = self.rng.choice((KINDS[0], *KINDS)) if kind is None else kind
+        self.kind = self.rng.choice((KINDS[0], KINDS[0], *KINDS)) if kind is None else kind
         #: True when trouble is over: all goes well, and at once.
         self.is_over = False
         self.time = Time()
