@@ -127,6 +127,9 @@ class AppLife:
 def _quiet() -> Iterator[None]:
     # Tasks that are cancelled from outside complain.
     level = logging.root.manager.disable
+    if level >= logging.CRITICAL:
+        yield
+        return
     logging.disable(logging.CRITICAL)
     try:
         yield

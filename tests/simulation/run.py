@@ -66,7 +66,7 @@ def _virtual_time(world: World) -> Iterator[None]:
 
 def digest(world: World) -> str:
     """Return what two runs have in common only if the same happened."""
-    return hashlib.sha256("\n".join(world.traces).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(world.traces).encode()).hexdigest()[:16]
 
 
 class Runs:
@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:
     """Run what the command line asks for; return the exit code."""
     options = _parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # of coroutines that a crash has left
-    gc.set_threshold(5000)
+    gc.set_threshold(3000, 5, 200)
     if options.v:
         logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="    %(message).300s")
     else:

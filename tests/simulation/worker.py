@@ -187,7 +187,7 @@ class Worker:
         return (
             not app.rebalancing
             and self.world.broker.is_member(app.consumer.group.member)
-            and app.consumer._positioned
+            and (app.consumer._positioned or not app.consumer.assignment())
             and not app.checkpoint.is_void
             and not app.checkpoint.gate._inside
             and not app.tables.is_dirty

@@ -62,7 +62,7 @@ class World:
         #: True when trouble is over: all goes well, and at once.
         self.is_over = False
         self.time = Time()
-        self.traces: list[str] = []
+        self.traces: list[tuple[Any, ...]] = []
         self._log = log
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -78,7 +78,7 @@ class World:
         self.failing: dict[int, list[bool]] = {}
         #: Records by partition, in order: key, number, timestamp.
         self.records: dict[int, list[tuple[str, Number, int]]] = defaultdict(list)
-        count = self.rng.choice((1, 2, 2, 2)) if schedule is None else 2
+        count = self.rng.choice((1, 2, 2, 2, 2, 3)) if schedule is None else 2
         self.workers = [Worker.of(number, self, Disk()) for number in range(count)]
         self._plan = Plan(self, schedule)
         self._crash = crash
@@ -97,10 +97,9 @@ class World:
         return START + round((self.now - 1000.0) * 1000)
 
     def trace(self, what: str, *details: Any) -> None:
-        line = f"{self.now:.6f} {self.acting} {what} {' '.join(map(str, details))}"
-        self.traces.append(line)
+        self.traces.append((self.now, self.acting, what, *details))
         if self._log is not None:
-            self._log(line)
+            self._log(f"{self.now:.6f} {self.acting} {what} {' '.join(map(str, details))}")
 
     def later(self, delay: float, callback: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.now + delay, next(self._count), callback))
