@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from streamproc.testing import TestDriver
+
 DOCS = Path(__file__).parents[2] / "docs"
 #: Pages, and how many pictures each has.
 PAGES = {"errors": 0, "flows": 0, "joins": 2, "tables": 1, "testing": 0, "windows": 5}
@@ -30,6 +32,20 @@ def test_the_code_of_the_page_runs(name, tmp_path):
     tests = len(re.findall("^def test_", module.read_text(), re.MULTILINE))
     assert tests
     assert f"{tests} passed" in run.stdout
+
+
+def test_the_exactly_once_sinks_of_the_page_count():
+    page = (DOCS / "sinks.md").read_text()
+    (block,) = re.findall(
+        r"^## Exactly once\n+```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL
+    )
+    code = {"__name__": "shop"}
+    exec(block, code)
+    with TestDriver(code["app"]) as driver:
+        driver.topic("orders").pipe(None, code["Order"]("nz", 2.5))
+        (revenue,) = driver.sink(code["revenue"]).commands
+        assert revenue == ("INCRBYFLOAT", "revenue:nz", 2.5)
+        assert {name for name, *_ in driver.sink(code["latest"]).commands} == {"RPUSH", "LTRIM"}
 
 
 @pytest.mark.parametrize(("name", "count"), PAGES.items())
