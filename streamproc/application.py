@@ -6,8 +6,10 @@ import asyncio
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -161,6 +163,7 @@ class App(faust.App):  # type: ignore[misc]
         when_sink_behind: str | None = None,
         **options: Any,
     ) -> None:
+        _choose_loop()
         self.exactly_once = _is_exactly_once(processing_guarantee)
         if when_sink_behind not in (None, "replay", "continue", "stop"):
             raise ConfigurationError(
@@ -255,12 +258,6 @@ class App(faust.App):  # type: ignore[misc]
         web.web_app.middlewares.append(symbol_by_name("streamproc.web.guard:masked_errors"))
         return web
 
-    def Worker(self, **options: Any) -> Any:
-        """Return a worker for this App, on uvloop where that is installed."""
-        if "FAUST_LOOP" not in os.environ and importlib.util.find_spec("uvloop"):
-            mode.loop.use("uvloop")
-        return super().Worker(**options)
-
     def _new_transport(self) -> Any:
         return self._batch_transport(self.conf.broker_consumer) or super()._new_transport()
 
@@ -326,6 +323,17 @@ class App(faust.App):  # type: ignore[misc]
         self.checkpoint.close()
         self.dead_letters.close()
         await asyncio.gather(*(sink.close() for sink in self._sinks))
+
+
+def _choose_loop() -> None:
+    """Run what ``faust`` runs on uvloop, if it is there and ``--loop`` says nothing.
+
+    Faust makes the loop when the first flow is defined, so this can't wait for the worker.
+    """
+    program = Path(sys.argv[0])
+    is_faust = program.stem == "faust" or program.parts[-2:] == ("faust", "__main__.py")
+    if is_faust and "FAUST_LOOP" not in os.environ and importlib.util.find_spec("uvloop"):
+        mode.loop.use("uvloop")
 
 
 def _is_exactly_once(guarantee: Any) -> bool:
