@@ -452,7 +452,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         while not self.should_stop:
             await self.sleep(TOPIC_CHECK_INTERVAL)
             read = {name for channel in self.app.topics for name in channel.topics}
-            written = self.app.producer.unknown_topics()
+            written = self.app.producer.awaited_topics
             if self.should_stop or not read | written or self._thread._consumer is None:
                 continue
             missing = await self._thread.missing_topics(read | written)

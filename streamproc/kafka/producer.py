@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -120,6 +121,9 @@ class Producer(driver.Producer):  # type: ignore[misc]
         self._unacknowledged: set[asyncio.Future[Any]] = set()
         self._failure: BaseException | None = None
         self._partitions_of_keys: dict[str, dict[bytes, int]] = {}
+        self._known_topics: set[str] = set()
+        # How many sends wait to learn of a topic.
+        self._awaited: Counter[str] = Counter()
         # Set while everybody may send: not while a transaction is ended.
         self._may_send = asyncio.Event()
         self._may_send.set()
@@ -265,6 +269,8 @@ class Producer(driver.Producer):  # type: ignore[misc]
         """Queue one record; the future that comes back resolves when it is acknowledged."""
         if self.app.exactly_once:
             await self._prepare(topic)
+        elif topic not in self._known_topics:
+            await self._wait_for(topic)
         future = await super().send(
             topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
         )
@@ -316,12 +322,20 @@ class Producer(driver.Producer):  # type: ignore[misc]
         for a transaction may end with another producer, which has metadata of its own.
         """
         while True:
-            await self._ensure_producer().client._wait_on_metadata(topic)
+            if self._ensure_producer().client.cluster.partitions_for_topic(topic) is None:
+                await self._wait_for(topic)
             if self.app.exactly_once:
                 await self._enter_transaction()
-            cluster = self._ensure_producer().client.cluster
-            if cluster.partitions_for_topic(topic) is not None:
+            if self._ensure_producer().client.cluster.partitions_for_topic(topic) is not None:
                 return
+
+    async def _wait_for(self, topic: str) -> None:
+        self._awaited[topic] += 1
+        try:
+            await self._ensure_producer().client._wait_on_metadata(topic)
+        finally:
+            self._awaited[topic] -= 1
+        self._known_topics.add(topic)
 
     def _rows_by_partition(
         self, topic: str, keys: Sequence[bytes | None] | None, count: int, partition: int | None
@@ -353,13 +367,10 @@ class Producer(driver.Producer):  # type: ignore[misc]
     def _any_partition(self, topic: str) -> int:
         return int(self._ensure_producer()._partition(topic, None, None, None, None, None))
 
-    def unknown_topics(self) -> set[str]:
-        """Return topics that something is sent to, and of which the broker has told nothing."""
-        if self._producer is None:
-            return set()
-        client = self._producer.client
-        known: set[str] = client.cluster.topics()
-        return set(client._topics) - known
+    @property
+    def awaited_topics(self) -> set[str]:
+        """Topics that something waits to be sent to until the broker tells of them."""
+        return {topic for topic, count in self._awaited.items() if count}
 
     async def partition_counts(self) -> dict[str, int]:
         """Return the number of partitions of every topic that the broker has.

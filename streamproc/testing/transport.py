@@ -424,7 +424,6 @@ class _Cluster:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.cluster = self
-        self._topics: set[str] = set()  # a topic is there when it is asked for
 
     def topics(self) -> set[str]:
         return set(self._connection.broker.topics)

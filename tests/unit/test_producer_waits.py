@@ -1,8 +1,12 @@
 """What the producer does while no broker answers."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from aiokafka.errors import KafkaError
 
+import streamproc
 from streamproc.errors import ProducerError
 from streamproc.kafka.producer import Producer
 
@@ -52,7 +56,7 @@ class Replaced:
 
     def __init__(self):
         self.steps = []
-        self.known = True
+        self.known = False
         self.app = self.client = self.cluster = self
         self.exactly_once = True
 
@@ -67,7 +71,7 @@ class Replaced:
         if self.steps.count("transaction") == 1:
             self.known = False
 
-    async def _wait_on_metadata(self, topic):
+    async def _wait_for(self, topic):
         self.steps.append("metadata")
         self.known = True
 
@@ -76,3 +80,22 @@ async def test_partitions_are_known_when_a_transaction_is_entered():
     producer = Replaced()
     await Producer._prepare(producer, "readings")
     assert producer.steps == ["metadata", "transaction"] * 2
+
+
+async def test_topics_are_awaited_only_while_somebody_waits():
+    app = streamproc.App("waits", broker="kafka://nowhere")
+    producer = Producer(app.transport)
+    asked = asyncio.Event()
+
+    async def wait_on_metadata(topic):
+        asked.set()
+        await asyncio.Event().wait()
+
+    client = SimpleNamespace(_wait_on_metadata=wait_on_metadata)
+    producer._producer = SimpleNamespace(client=client)
+    sending = asyncio.create_task(producer.send("missing", None, b"1", None, None, None))
+    await asked.wait()
+    assert producer.awaited_topics == {"missing"}
+    sending.cancel()
+    await asyncio.wait([sending])
+    assert producer.awaited_topics == set()
