@@ -122,11 +122,13 @@ class Worker(FaustWorker):  # type: ignore[misc]
         try:
             super().execute_from_commandline()
         except SystemExit as end:
-            gave_up, crash = self.app.health.gave_up, self.crash_reason
-            if gave_up is None and crash is None:
+            # What was raised while it started is the context.
+            gave_up = self.app.health.gave_up
+            reason = gave_up or self.crash_reason or end.__context__
+            if reason is None:
                 raise
             code = EXIT_STALLED if gave_up else end.code
-            self.log.critical("The worker ends with exit code %s: %s", code, gave_up or crash)
+            self.log.critical("The worker ends with exit code %s: %s", code, reason)
             sys.exit(code)
         finally:
             if self._loop_watch is not None:

@@ -233,6 +233,26 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
         assert kafka_client.total_committed(each.group, each.topic) <= 10, each.env
 
 
+FAILS = """
+    import os
+    import streamproc
+
+    app = streamproc.App("fails", broker="kafka://" + os.environ["BOOTSTRAP"])
+
+    @app.service
+    class Broken(streamproc.Service):
+        async def on_start(self):
+            raise RuntimeError("it can't start")
+"""
+
+
+def test_what_keeps_a_worker_from_starting_is_told_last(worker):
+    running = worker(FAILS)
+    assert running.wait_end() == 1
+    last = running.log.strip().splitlines()[-1]
+    assert last.rstrip().endswith("The worker ends with exit code 1: it can't start")
+
+
 FORWARDS = """
     import os
     import streamproc
