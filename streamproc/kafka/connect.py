@@ -58,6 +58,9 @@ async def start_when_reachable(
         try:
             with _quiet(told):
                 await client.start()
+        except asyncio.CancelledError:
+            await client.stop()
+            raise
         except (KafkaConnectionError, KafkaError, OSError, asyncio.TimeoutError) as exc:
             await client.stop()
             # The client says only that it could not connect.

@@ -439,11 +439,13 @@ class Producer(driver.Producer):  # type: ignore[misc]
         future.add_done_callback(self._on_done)
 
     def _on_done(self, future: asyncio.Future[Any]) -> None:
+        # Looked at in any case: else the loop says that nobody has.
+        failure = None if future.cancelled() else future.exception()
         if future not in self._unacknowledged:
             return  # of a transaction that was aborted
         self._unacknowledged.discard(future)
-        if not future.cancelled() and future.exception() is not None:
-            self._failure = future.exception()
+        if failure is not None:
+            self._failure = failure
 
     async def flush(self) -> None:
         """Return when the broker has acknowledged all that was sent.

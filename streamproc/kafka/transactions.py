@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import aiokafka
@@ -439,8 +440,11 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         task = self._sender.sender_task
         if task is not None:
             task.cancel()
-        self._message_accumulator.fail_all(TransactionAborted("The transaction was aborted"))
-        waiter = self._txn_manager._transaction_waiter
-        if waiter is not None and waiter.done() and not waiter.cancelled():
-            waiter.exception()  # else the loop says that nobody has looked at it
+        unsent = self._message_accumulator
+        unsent.fail_all(TransactionAborted("The transaction was aborted"))
+        batches = [*chain.from_iterable(unsent._batches.values()), *unsent._pending_batches]
+        waiters = [self._txn_manager._transaction_waiter, *(each._drain_waiter for each in batches)]
+        for waiter in waiters:
+            if waiter is not None and waiter.done() and not waiter.cancelled():
+                waiter.exception()  # else the loop says that nobody has looked at it
         await self.client.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import (
     GroupLoadInProgressError,
     NotCoordinatorForGroupError,
+    ProducerFenced,
     RequestTimedOutError,
 )
 from aiokafka.producer import sender
@@ -28,6 +31,7 @@ from streamproc.kafka.committed import (
     read_committed_offset,
     with_notes,
 )
+from streamproc.kafka.producer import Producer
 from streamproc.kafka.transactions import (
     GroupMember,
     MemberOffsetCommitHandler,
@@ -227,3 +231,32 @@ def test_readers_ahead_are_those_of_the_topic_beyond_the_offset():
     assert ahead == {"t@b": 9}
     committed = {TP("t", 0): Committed(5, Notes(ahead)), TP("u", 0): Committed(5)}
     assert positions_ahead(committed) == {0: ahead}
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+async def test_what_was_sent_in_a_void_transaction_leaves_no_noise(fails_first):
+    """Nobody asks what has become of it."""
+    said = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: said.append(context["message"]))
+    client = TransactionalProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+    client._txn_manager.set_pid_and_epoch(1, 1)
+    client.ensure_begun()
+    users = SimpleNamespace(_unacknowledged=set(), _failure=None)
+    users._on_done = partial(Producer._on_done, users)
+    builder = client.create_batch()
+    builder.append(key=b"k", value=b"v", timestamp=1)
+    builder.close()
+    accumulator = client._message_accumulator
+    sent = await accumulator.add_batch(builder, TopicPartition("t", 0), 1)
+    Producer._watch(users, sent)
+    users._unacknowledged.clear()
+    if fails_first:
+        accumulator.fail_all(ProducerFenced())
+    await client.drop()
+    await asyncio.wait([sent])
+    await asyncio.sleep(0)
+    del sent, client, accumulator, builder
+    gc.collect()
+    assert users._failure is None
+    assert said == []
