@@ -20,6 +20,7 @@ from faust.types import TP
 
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, end_fetches, fetch_batches, follow_leaders
+from streamproc.kafka.topic_ids import fetch_topic_ids
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,15 @@ class ChangelogReader:
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 return {TP(*tp): offset for tp, offset in found.items()}
+
+    async def topic_ids(self, topics: Collection[str]) -> dict[str, str]:
+        """Ask for the ids of topics, if the broker has some; waits while it is away."""
+        while True:
+            try:
+                return await fetch_topic_ids(self._consumer._client, topics)
+            except KafkaError as exc:
+                self._failed(exc)
+                await asyncio.sleep(RETRY_INTERVAL)
 
     def seek(self, tp: TP, offset: int) -> None:
         """Read a partition that is being read from another offset on."""

@@ -83,6 +83,11 @@ class Applier:
         self.is_marked = False
 
     @property
+    def begin(self) -> int:
+        """Where to read the changelog from: from its start if the state is of another."""
+        return 0 if self.state.is_of_another else self.read_to
+
+    @property
     def positions(self) -> dict[str, int]:
         """How far each reader is, by the last whole flush."""
         return self._held.position.positions if self._held else self.state.positions

@@ -124,6 +124,7 @@ class Recovery(Service):  # type: ignore[misc]
                 self._connected = True
             self.app.in_recovery = True
             try:
+                await self._identify({**actives, **followed})
                 manager.check_beginnings(actives, await self.reader.starts(actives))
                 catching_up = {**actives, **manager.only_replicated(followed)}
                 await self._catch_up(catching_up)
@@ -166,8 +167,13 @@ class Recovery(Service):  # type: ignore[misc]
 
     # -- reading changelogs
 
+    async def _identify(self, appliers: dict[TP, Applier]) -> None:
+        ids = await self.reader.topic_ids({tp.topic for tp in appliers})
+        for tp, applier in appliers.items():
+            applier.state.identify(ids.get(tp.topic, ""))
+
     async def _catch_up(self, appliers: dict[TP, Applier]) -> None:
-        self.reader.assign({tp: each.state.changelog_offset for tp, each in appliers.items()})
+        self.reader.assign({tp: each.begin for tp, each in appliers.items()})
         started = reported = monotonic()
         self._shrunk_until = started + SHRUNK_TIMEOUT
         pending = set(appliers)
@@ -228,7 +234,8 @@ class Recovery(Service):  # type: ignore[misc]
         for raw in batches:
             tp = TP(raw.topic, raw.partition)
             applier = appliers[tp]
-            if raw.offsets and raw.offsets[0] < applier.read_to:
+            is_anew = applier.state.is_of_another
+            if raw.offsets and (is_anew or raw.offsets[0] < applier.read_to):
                 # Whether it is complete shows at its end: others may have built it again.
                 self.log.warning(
                     "Changelog %s/%s was made anew since the local state was written; the state "
@@ -274,7 +281,7 @@ class Recovery(Service):  # type: ignore[misc]
         )
 
     async def _follow(self, followed: dict[TP, Applier]) -> None:
-        self.reader.assign({tp: each.read_to for tp, each in followed.items()})
+        self.reader.assign({tp: each.begin for tp, each in followed.items()})
         while not self.should_stop:
             self._apply(await self.reader.fetch(FOLLOW_WAIT), followed)
             await asyncio.sleep(0)

@@ -53,17 +53,6 @@ class Flush:
         self.state.write(self, changelog_offset)
 
 
-def _meta(position: Position, changelog_offset: int, marked: bool = True) -> Meta:
-    return Meta(
-        position.positions,
-        position.extra,
-        changelog_offset,
-        time.time(),
-        position.format,
-        marked,
-    )
-
-
 class PartitionState(ABC):
     """State of one partition; subclasses say what the entries are.
 
@@ -79,6 +68,9 @@ class PartitionState(ABC):
         self.store = store
         self.positions: dict[str, int] = dict(store.meta.positions)
         self.changelog_offset = store.meta.changelog_offset
+        self._changelog_id = store.meta.changelog_id
+        #: The changelog was made anew since the store was written.
+        self.is_of_another = False
         #: The changelog has a position from which on torn flushes can be told.
         self.marked = store.meta.marked
         #: Keys whose changelog record is of a flush that never ended; written again.
@@ -166,12 +158,29 @@ class PartitionState(ABC):
 
     def write(self, flush: Flush, changelog_offset: int) -> None:
         """Write a flush to the store, once the changelog has it up to ``changelog_offset``."""
-        self.store.write(flush.keys, flush.values, _meta(flush.position, changelog_offset))
+        self.store.write(flush.keys, flush.values, self._meta(flush.position, changelog_offset))
         self.changelog_offset = changelog_offset
         self.marked = True
         self.on_written()
 
+    def _meta(self, position: Position, changelog_offset: int, marked: bool = True) -> Meta:
+        return Meta(
+            position.positions,
+            position.extra,
+            changelog_offset,
+            time.time(),
+            position.format,
+            marked,
+            self._changelog_id,
+        )
+
     # -- recovery
+
+    def identify(self, changelog_id: str) -> None:
+        """Know the changelog's id; empty if the broker doesn't tell."""
+        if changelog_id:
+            known, self._changelog_id = self._changelog_id, changelog_id
+            self.is_of_another |= bool(known) and known != changelog_id
 
     def apply(
         self,
@@ -190,7 +199,7 @@ class PartitionState(ABC):
             changelog_offset: The changelog record that follows.
             marked: The changelog has positions.
         """
-        self.store.write(keys, values, _meta(position, changelog_offset, marked))
+        self.store.write(keys, values, self._meta(position, changelog_offset, marked))
         self.positions = dict(position.positions)
         self.changelog_offset = changelog_offset
         self.marked = marked
@@ -222,6 +231,7 @@ class PartitionState(ABC):
         self.changelog_offset = 0
         self.marked = False
         self.is_stale = False
+        self.is_of_another = False
         self._repairs = {}
         self.forget()
 

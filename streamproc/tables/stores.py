@@ -37,6 +37,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
         format: What the entries look like, to be compared at the next start.
         marked: The changelog has positions; False while all that was read of it is of
             plain Faust.
+        changelog_id: Which topic the changelog is; another one of its name has another id.
     """
 
     positions: dict[str, int] = {}
@@ -45,6 +46,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
     written_at: float = 0.0
     format: str = ""
     marked: bool = False
+    changelog_id: str = ""
 
 
 class Store(ABC):

@@ -535,6 +535,9 @@ class MemoryChangelogs:
     async def starts(self, tps: Collection[TP]) -> dict[TP, int]:
         return dict.fromkeys(tps, 0)
 
+    async def topic_ids(self, topics: Collection[str]) -> dict[str, str]:
+        return {}
+
     def seek(self, tp: TP, offset: int) -> None:
         self._positions[tp] = offset
         self._wake.set()

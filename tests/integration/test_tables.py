@@ -113,6 +113,49 @@ def test_counts_are_exact_after_a_kill(left, counting, produce, kafka_client, wa
 
 
 @pytest.mark.apache_only
+def test_old_local_state_of_a_changelog_that_was_made_anew_since(
+    counting, produce, kafka_client, wait_for
+):
+    """Another worker has built it again, and longer than it was when the state was written."""
+    app = counting()
+    total = 0
+
+    def count_more(records):
+        nonlocal total
+        produce(app.source, records, partition=0)
+        total += len(records)
+        app.wait_committed(kafka_client, app.source, total)
+
+    first = app.start(ready=True)
+    for _ in range(8):
+        count_more(words(26))
+    first.stop()
+    old = app.tables.rename(app.tables.with_name("old"))
+    changelog = f"{app.id}-counts-changelog"
+    kafka_client.delete_topics(changelog)
+    kafka_client.create_topic(4, changelog, {"cleanup.policy": "compact"})
+    kafka_client.reset_offsets(app.id, app.source)
+    # On top of what is counted again: what the old state doesn't know of, where it doesn't look.
+    second = app.start(ready=True)
+    app.wait_committed(kafka_client, app.source, total)
+    count_more([(f"x{n}", {"n": n}) for n in range(20)])
+    count_more([(f"y{n}", {"n": n}) for n in range(200)])
+    wait_for(lambda: len(last_table(app, {second.pid})) == 233, 20)
+    expected = last_table(app, {second.pid})
+    second.stop()
+    shutil.rmtree(app.tables)
+    old.rename(app.tables)
+    third = app.start(ready=True)
+    wait_for(lambda: last_table(app, {third.pid}), 20)
+    assert last_table(app, {third.pid}) == expected
+    assert "was made anew since the local state was written" in third.log
+    third.stop()
+    fourth = app.start(ready=True)
+    wait_for(lambda: last_table(app, {fourth.pid}) == expected, 20)
+    assert "was made anew" not in fourth.log
+
+
+@pytest.mark.apache_only
 def test_a_replay_of_counted_records_counts_nothing_twice(
     counting, produce, kafka_client, wait_for
 ):
