@@ -52,6 +52,8 @@ class Connection:
         self._frames = Frames(), Frames()
         #: Correlation ids of requests whose answer is to be lost; None in it: any answer.
         self._lost: set[int | None] = set()
+        #: A request was swallowed: nothing more passes.
+        self._is_stuck = False
 
     def reset(self) -> None:
         """Cut both sides, with what is under way."""
@@ -71,6 +73,8 @@ class Connection:
                 if self._note(data, is_answer):
                     self.proxy.answers_lost += 1
                     return self.reset()
+                if self._is_stuck:
+                    continue
                 writer.write(data)
                 await writer.drain()
             if writer.can_write_eof():
@@ -90,6 +94,9 @@ class Connection:
         heads = self._frames[is_answer].feed(data)
         if is_answer:
             return any(int.from_bytes(head[4:8], "big") in self._lost for head in heads)
+        if any(int.from_bytes(head[4:6], "big") in self.proxy.held for head in heads):
+            self._is_stuck = True
+            self.proxy.requests_held += 1
         for head in heads:
             if int.from_bytes(head[4:6], "big") in DOUBTFUL and self.proxy.take_loss(self):
                 self._lost.add(int.from_bytes(head[8:12], "big"))
@@ -119,6 +126,9 @@ class Proxy:
         self.is_kafka = is_kafka
         self.latency = 0.0
         self.answers_lost = 0
+        #: Kinds of requests (API keys) that are swallowed, with their connections left open.
+        self.held: set[int] = set()
+        self.requests_held = 0
         self.pids = pids
         self._connections: set[Connection] = set()
         self._frozen: Callable[[Connection], bool] = _nobody

@@ -1,6 +1,12 @@
 """What the suite of faults has found, each made to happen at once."""
 
+import json
+import urllib.error
+import urllib.request
+
 import pytest
+from faults.cluster import Cluster
+from harness import KafkaClient, WorkerLauncher
 
 AHEAD = """
     import os
@@ -112,3 +118,63 @@ def test_old_state_after_tables_were_built_again(
     produce(topic, [("k", 20)])
     run_until(21)
     assert consume_all(f"{topic}-results", at_least=41)[-1].json() == 21
+
+
+JOINING = """
+    import os
+    import streamproc
+
+    app = streamproc.App(
+        os.environ["APP_ID"],
+        broker="kafka://" + os.environ["BOOTSTRAP"],
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_request_timeout=10.0,
+        broker_rebalance_timeout=8.0,
+        stall_timeout=8,
+    )
+
+    @app.agent(app.topic(os.environ["TOPIC"], value_type=dict))
+    async def see(stream):
+        async for _ in stream:
+            pass
+"""
+JOIN_GROUP = 11
+
+
+def reasons(worker):
+    """What /ready says is missing."""
+    try:
+        with urllib.request.urlopen(f"{worker.web_url}/ready", timeout=3):
+            return []
+    except urllib.error.HTTPError as error:
+        return json.loads(error.read())["reasons"]
+
+
+@pytest.mark.apache_only
+def test_a_broker_that_does_not_answer_who_wants_to_join(tmp_path, children, wait_for):
+    """It is given up after the request timeout, and asked again; the worker says so meanwhile."""
+    cluster = Cluster(tmp_path / "kafka", 1).start()
+    try:
+        (proxy,) = cluster.proxies
+        client = KafkaClient(cluster.bootstrap)
+        topic = client.create_topic(4)
+        env = {"APP_ID": f"app-{topic}", "TOPIC": topic, "BOOTSTRAP": cluster.proxied}
+        start = WorkerLauncher(tmp_path, env, children)
+        first = start(JOINING, web=True, ready=True)
+        proxy.held.add(JOIN_GROUP)
+        second = start(web=True, env={"BOOTSTRAP": cluster.bootstrap})
+        # The first has been asked to join again.
+        wait_for(lambda: proxy.requests_held >= 2, 60, "it tries again")
+        second.wait_ready()
+        said = reasons(first)
+        assert {each.partition(":")[0] for each in said} >= {"group", "partitions"}, said
+        assert first.running  # a restart would be of no use
+        proxy.held.clear()
+        wait_for(lambda: not reasons(first) and not reasons(second), 60, "both are ready")
+        client.produce(topic, [{"n": n} for n in range(100)])
+        wait_for(lambda: client.total_committed(env["APP_ID"], topic) == 100, 30)
+    finally:
+        cluster.stop()
