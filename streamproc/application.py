@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import faust
-import mode.loop
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode.utils.imports import symbol_by_name
 from yarl import URL
@@ -163,7 +159,6 @@ class App(faust.App):  # type: ignore[misc]
         when_sink_behind: str | None = None,
         **options: Any,
     ) -> None:
-        _choose_loop()
         self.exactly_once = _is_exactly_once(processing_guarantee)
         if when_sink_behind not in (None, "replay", "continue", "stop"):
             raise ConfigurationError(
@@ -323,17 +318,6 @@ class App(faust.App):  # type: ignore[misc]
         self.checkpoint.close()
         self.dead_letters.close()
         await asyncio.gather(*(sink.close() for sink in self._sinks))
-
-
-def _choose_loop() -> None:
-    """Run what ``faust`` runs on uvloop, if it is there and ``--loop`` says nothing.
-
-    Faust makes the loop when the first flow is defined, so this can't wait for the worker.
-    """
-    program = Path(sys.argv[0])
-    is_faust = program.stem == "faust" or program.parts[-2:] == ("faust", "__main__.py")
-    if is_faust and "FAUST_LOOP" not in os.environ and importlib.util.find_spec("uvloop"):
-        mode.loop.use("uvloop")
 
 
 def _is_exactly_once(guarantee: Any) -> bool:

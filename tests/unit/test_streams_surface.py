@@ -163,39 +163,3 @@ def test_topics_streams_and_agents_are_ours():
 
     assert type(process) is streamproc.Agent
     assert importlib.import_module("streamproc.streams.stream").Stream is streamproc.Stream
-
-
-LOOPS = """
-import asyncio
-import streamproc
-
-app = streamproc.App("loops", broker="kafka://nowhere")
-app.stream(app.topic("readings")).to(app.topic("others"))
-
-@app.command()
-async def tell(self):
-    tell_loop()
-
-def tell_loop():
-    print(type(asyncio.get_running_loop()).__module__)
-
-async def main():
-    tell_loop()
-"""
-
-
-@pytest.mark.parametrize(
-    ("command", "loop"),
-    [
-        (["-m", "faust", "-A", "loops", "tell"], "uvloop"),
-        (["-m", "faust", "--loop", "aio", "-A", "loops", "tell"], "asyncio"),
-        (["-c", "import asyncio, loops; asyncio.run(loops.main())"], "asyncio"),
-    ],
-)
-def test_faust_runs_on_uvloop_where_it_is_installed(tmp_path, command, loop):
-    pytest.importorskip("uvloop")
-    (tmp_path / "loops.py").write_text(LOOPS)
-    done = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip().split(".")[0] == loop, done.stderr
