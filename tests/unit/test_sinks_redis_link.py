@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from redis import exceptions
 
@@ -64,3 +66,27 @@ async def test_a_cluster_may_be_behind_tls() -> None:
     assert link.client.connection_kwargs["ssl_check_hostname"] is True
     assert link.url == "rediss+cluster://host:7000"
     await link.close()
+
+
+async def test_a_connection_that_was_lost_is_not_written_to() -> None:
+    class Writer:
+        """What uvloop makes of a connection that is closed."""
+
+        transport = SimpleNamespace(abort=lambda: None)
+
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: object) -> None:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+
+    async def disconnect(nowait: bool) -> None:
+        pass
+
+    link = Link("redis://nowhere:1", cluster=False, timeout=1.0)
+    channel = link.channel()
+    channel._connection = SimpleNamespace(  # type: ignore[union-attr]
+        is_connected=True, _reader=object(), _writer=Writer(), disconnect=disconnect
+    )
+    with pytest.raises(exceptions.ConnectionError, match="was lost"):
+        await channel.request([("PING",)])

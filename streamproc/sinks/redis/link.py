@@ -300,6 +300,8 @@ class Channel:
         assert writer is not None
         try:
             for begin in range(0, len(commands), _PIECE):
+                if writer.is_closing():  # uvloop's raises a RuntimeError then
+                    raise RedisConnectionError("the connection was lost")
                 writer.write(pack(commands[begin : begin + _PIECE]))
                 await asyncio.wait_for(writer.drain(), self._timeout)
             while not replies.complete:
