@@ -331,6 +331,7 @@ class SimClient(MemoryClient):
 
     async def mark_aborted(self, partitions: Collection[TP], group: GroupMember | None) -> None:
         self.ensure_begun()
+        self.written.update(partitions)
         await self.connection.wait()
         self._try(self.connection.broker.add_partitions, partitions, group)
         await self.abort_transaction()

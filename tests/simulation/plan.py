@@ -11,7 +11,7 @@ from tests.simulation.broker import SESSION_TIMEOUT
 #: Virtual seconds in which things fail: at random, or by a schedule.
 TROUBLE, SCHEDULED = 12.0, 6.5
 #: How many records an agent fails at first.
-FAILING = 0.05
+FAILING = 0.1
 #: What happens to two workers of which one crashes at a step that is chosen: nothing else; the
 #: group rebalances; one stands still until it is out of the group, and goes on; answers are lost.
 SCHEDULES = ("calm", "rebalance", "zombie", "lost answers")

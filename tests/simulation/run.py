@@ -101,7 +101,6 @@ class Runs:
         if jobs == 1:
             self._run_share(cases)
             return
-        # The apps are built by now: each process has them from the start.
         fork = multiprocessing.get_context("fork")
         results = fork.SimpleQueue()
         shares = [islice(cases, job, None, jobs) for job in range(jobs)]
@@ -179,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--app", choices=KINDS, help="with --seed: the app")
     add("--schedule", choices=SCHEDULES, help="with --seed: what fails beside a crash")
     add("--crash", type=_crash, metavar="WORKER:STEP", help="with --seed: who crashes, and when")
-    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes; one a core")
+    add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; one a core")
     add("--digests", action="store_true", help="print what is the same if the same happened")
     add("--keep-going", action="store_true", help="don't end at the first failure")
     add("-v", action="store_true", help="show what happens")

@@ -184,10 +184,13 @@ class Worker:
         if not (self.is_alive and self._task.done()) or self.app.should_stop:
             return False
         app = self.app
+        if app.rebalancing or not self.world.broker.is_member(app.consumer.group.member):
+            return False
+        if not app.consumer.assignment():
+            # What it had begun is aborted by the broker, and void when it gets partitions.
+            return True
         return (
-            not app.rebalancing
-            and self.world.broker.is_member(app.consumer.group.member)
-            and (app.consumer._positioned or not app.consumer.assignment())
+            app.consumer._positioned
             and not app.checkpoint.is_void
             and not app.checkpoint.gate._inside
             and not app.tables.is_dirty
