@@ -304,11 +304,13 @@ class Checkpoint:
         behind: dict[Any, int] = {}
         lost = set()
         for progress in app.topics.progress():
-            tp = progress.tp
+            tp, reader = progress.tp, progress.reader
             # Not of readers that were renamed: their offsets stay where they were.
-            offset = claimed.get(tp.partition, {}).get(progress.reader)
-            if offset is not None and offset < (app.consumer.committed_offset(tp) or 0):
-                behind[tp] = min(offset, behind.get(tp, offset))
+            offset = claimed.get(tp.partition, {}).get(reader)
+            committed = app.consumer.committed_offset(tp) or 0
+            passed = max(committed, app.consumer.positions.get(tp.partition, {}).get(reader, 0))
+            if offset is not None and offset < passed:
+                behind[tp] = min(offset, committed, behind.get(tp, offset))
             elif sink.results_id in self._known.get(tp, ()) and not _has_results(sink, tp):
                 lost.add(tp)
         if lost:

@@ -204,7 +204,9 @@ def claiming():
             changelog_topics=set(), names_up_to=lambda offsets: dict.fromkeys(offsets, ())
         ),
         topics=topics,
-        consumer=SimpleNamespace(committed_offset=lambda tp: 9, beginnings=beginnings),
+        consumer=SimpleNamespace(
+            committed_offset=lambda tp: 9, positions={}, beginnings=beginnings
+        ),
         when_sink_behind="replay",
     )
     return checkpoint.Checkpoint(app)
@@ -214,6 +216,13 @@ async def test_what_readers_of_other_names_have_written_is_not_missed(claiming):
     for offset, behind in [(9, {}), (12, {}), (7, {TP0: 7})]:
         sink = Claimed({"t@old": 5, "t@now": offset})
         assert await claiming._claim(sink, {TP0}) == behind
+
+
+async def test_results_are_missed_of_a_reader_that_is_ahead(claiming):
+    """All go back to the offset, which the slower ones have not passed."""
+    claiming.app.consumer.positions = {0: {"t@now": 15}}
+    for offset, behind in [(15, {}), (12, {TP0: 9}), (7, {TP0: 7})]:
+        assert await claiming._claim(Claimed({"t@now": offset}), {TP0}) == behind
 
 
 async def test_a_sink_that_the_group_knows_of_has_lost_what_it_has_nothing_of(claiming):
