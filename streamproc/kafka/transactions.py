@@ -430,6 +430,8 @@ class TransactionalProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]
         self.ensure_begun()
         for tp in partitions:
             self._txn_manager.maybe_add_partition_to_txn(tp)
+        # Another producer may have to do it again.
+        self.group = group
         if group is not None:
             await self._sender.add_group(group)
         await self.abort_transaction()
