@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import harness
@@ -82,7 +83,9 @@ class Postgres(ChildProcess):
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         if number in (signal.SIGSTOP, signal.SIGCONT) and children.exists():
             for child in map(int, children.read_text().split()):
-                os.kill(child, number)
+                # It goes on before they do, and may end some.
+                with suppress(ProcessLookupError):
+                    os.kill(child, number)
 
     def remove(self) -> None:
         """End it and delete its files."""

@@ -220,7 +220,7 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     assert broken.last_line().endswith("exit code 1: broken")
 
     assert threaded.worker.wait_end(15) == 75
-    assert "exit code 75: it failed: RuntimeError('broken')" in threaded.last_line()
+    assert "exit code 75: it failed: RuntimeError('broken')" in threaded.worker.log
 
     # It doesn't wait for Redis to come back. What isn't there is processed again.
     assert without_redis.worker.wait_end(15) == 0
