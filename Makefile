@@ -40,7 +40,7 @@ simulate: $(VENV)/.installed-test
 	$(BIN)/python -m tests.simulation --crashes $(or $(ARGS),--seeds 2)
 
 test-kafka: $(VENV)/.installed-test java
-	STREAMPROC_TEST_KAFKA=apache $(PYTEST) $(wildcard tests/integration tests/faults) $(ARGS)
+	STREAMPROC_TEST_KAFKA=apache $(PYTEST) $(wildcard tests/faults tests/integration) $(ARGS)
 
 # The long form of tests/faults/test_guarantees.py: make faults ARGS="--rounds 20 --minutes 60"
 faults: $(VENV)/.installed-test java

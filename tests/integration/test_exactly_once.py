@@ -164,15 +164,15 @@ def test_a_reader_that_is_ahead_of_another_sends_nothing_twice(
     def results(name):
         return sorted(record.json() for record in consume_all(f"{topic}-{name}"))
 
-    produce(topic, [(str(n), n) for n in range(1000)])
+    produce(topic, [(str(n), n) for n in range(500)])
     first = worker(TWO_READERS, env=env)
-    wait_for(lambda: len(results("slow")) > 100, 40, "results of the slow one")
+    wait_for(lambda: len(results("slow")) > 50, 40, "results of the slow one")
     first.kill()
     assert len(results("fast")) > len(results("slow"))
     second = worker(env=env)
-    wait_for(lambda: len(results("slow")) >= 1000, 60, "all results")
+    wait_for(lambda: len(results("slow")) >= 500, 60, "all results")
     second.stop()
-    assert results("slow") == results("fast") == list(range(1000))
+    assert results("slow") == results("fast") == list(range(500))
 
 
 def test_a_broker_without_transactions_is_told(worker, topic_factory):
