@@ -14,28 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
+from streamproc.claims import Claims
 from streamproc.errors import (
     Fenced,
     ProducerError,
-    SinkBehind,
     SinkError,
     StreamprocError,
     TransactionAborted,
 )
 from streamproc.gate import Gate
-from streamproc.kafka.committed import (
-    Committed,
-    Notes,
-    OffsetAndMetadata,
-    Positions,
-    TopicPartition,
-    ahead_of,
-    with_notes,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +88,8 @@ class Checkpoint:
         self._bytes = 0
         self._abandoned = False
         self._participants: list[Flushable] = []
-        self._transactional: list[Any] = []
-        #: By source partition, the sinks that have results of it, as the group knew them last.
-        self._known: dict[Any, frozenset[str]] = {}
+        #: The transactional sinks, and what they have.
+        self.claims = Claims(app)
         self._going_back: asyncio.Future[None] | None = None
         # Held while a transaction is ended, which streams do not wait for.
         self._ending = asyncio.Lock()
@@ -111,24 +101,19 @@ class Checkpoint:
 
     async def add_transactional(self, sink: Any) -> None:
         """Commit ``sink`` in every checkpoint; it claims the partitions there are."""
-        if sink not in self._transactional:
-            self._transactional.append(sink)
-            partitions = self.app.consumer.assignment()
-            if partitions and not self.app.rebalancing:
-                self.note(await self.app.consumer.committed(partitions))
-                if await self._claim(sink, partitions):
+        claims, app = self.claims, self.app
+        if sink not in claims.sinks:
+            claims.sinks.append(sink)
+            partitions = app.consumer.assignment()
+            if partitions and not app.rebalancing:
+                claims.note(await app.consumer.committed(partitions))
+                if await claims.claim_for(sink, partitions):
                     await self.start_over(SinkError(f"{sink!r} has fewer results than there were"))
-                elif self._has_later_results(sink):
+                elif claims.has_later_results(sink):
                     # The batch in hand may go over the offset up to which it has them.
                     await self.start_over(
                         SinkError(f"{sink!r} has results of records that are processed again")
                     )
-
-    def _has_later_results(self, sink: Any) -> bool:
-        return any(
-            sink.claimed.get(each.tp.partition, {}).get(each.reader, 0) > (each.committable() or 0)
-            for each in self.app.topics.progress()
-        )
 
     # -- when
 
@@ -148,7 +133,7 @@ class Checkpoint:
 
     def _bound_changes(self) -> None:
         changes = self.app.tables.dirty_count if self.app.tables else 0
-        sinks_are_full = any(sink.is_full for sink in self._transactional)
+        sinks_are_full = any(sink.is_full for sink in self.claims.sinks)
         if changes > EARLY_ENTRIES or sinks_are_full:
             self.wanted.set()
         full = changes > MOST_ENTRIES or sinks_are_full
@@ -267,80 +252,10 @@ class Checkpoint:
         if self.app.exactly_once:
             await self.app.producer.abort_transaction()
             self.app.dead_letters.forget()
-        for sink in self._transactional:
+        for sink in self.claims.sinks:
             sink.discard()
         self.app.tables.roll_back()
         self.is_void = False
-
-    # -- at an assignment
-
-    async def claim(self, partitions: Collection[Any]) -> Mapping[Any, int]:
-        """Claim the results of ``partitions`` in all transactional sinks.
-
-        Returns the offsets from which to read, where a sink is behind the group: its server
-        was restored from an older copy.
-
-        Raises:
-            SinkBehind: It is, and what is missing can't be made again.
-            Fenced: The group has given the partitions to others.
-        """
-        behind: dict[Any, int] = {}
-        if self._transactional:
-            self.note(await self.app.consumer.committed(partitions))
-        for sink in self._transactional:
-            for tp, offset in (await self._claim(sink, partitions)).items():
-                behind[tp] = min(offset, behind.get(tp, offset))
-        if self._transactional and not await self.app.consumer.is_member():
-            # It may have come late, after that of an owner who goes on from other state. Who
-            # is a member now had it first: later owners claim after it.
-            raise Fenced("The group has given the partitions of this worker to others")
-        return behind
-
-    async def _claim(self, sink: Any, partitions: Collection[Any]) -> dict[Any, int]:
-        app = self.app
-        sources = {tp for tp in partitions if tp.topic not in app.tables.changelog_topics}
-        claimed = await sink.claim(sources)
-        app.topics.cut_at(claimed)
-        behind: dict[Any, int] = {}
-        lost = set()
-        for progress in app.topics.progress():
-            tp, reader = progress.tp, progress.reader
-            # Not of readers that were renamed: their offsets stay where they were.
-            offset = claimed.get(tp.partition, {}).get(reader)
-            committed = app.consumer.committed_offset(tp) or 0
-            passed = max(committed, app.consumer.positions.get(tp.partition, {}).get(reader, 0))
-            if offset is not None and offset < passed:
-                behind[tp] = min(offset, committed, behind.get(tp, offset))
-            elif sink.results_id in self._known.get(tp, ()) and not _has_results(sink, tp):
-                lost.add(tp)
-        if lost:
-            behind |= await app.consumer.beginnings(lost)
-        return _by_policy(app, sink, behind) if behind else {}
-
-    def note(self, committed: Mapping[Any, Committed]) -> None:
-        """Take note of what the group has committed of the source partitions assigned."""
-        self._known = {tp: frozenset(found.notes.sinks) for tp, found in committed.items()}
-
-    def noted(
-        self, offsets: Mapping[Any, int], positions: Positions
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Return offsets as they are committed: with what goes up to them, and beyond."""
-        tables = self.app.tables.names_up_to(offsets)
-        notes = {
-            tp: Notes(
-                ahead_of(tp, offset, positions), sorted(self._sinks_of(tp)), sorted(tables[tp])
-            )
-            for tp, offset in offsets.items()
-        }
-        return with_notes(offsets, notes)
-
-    def _sinks_of(self, tp: Any) -> set[str]:
-        """Return the sinks that have results of a partition.
-
-        Those that the group knew of stay: the results of one that isn't claimed yet may be lost.
-        """
-        claimed = {sink.results_id for sink in self._transactional if _has_results(sink, tp)}
-        return (claimed | self._known.get(tp, frozenset())) - {""}
 
     # -- the cycle
 
@@ -393,7 +308,7 @@ class Checkpoint:
         return False
 
     async def _taken(self) -> Taken | None:
-        if not (self.app.tables or self._transactional):
+        if not (self.app.tables or self.claims.sinks):
             return self._take()
         async with self.gate.hold(patiently=self.is_exact):
             # What was waited for may have failed with a half of its changes made.
@@ -402,7 +317,7 @@ class Checkpoint:
     @property
     def is_exact(self) -> bool:
         """True when results and offsets must be of the very same records."""
-        return bool(self.app.exactly_once or self._transactional)
+        return bool(self.app.exactly_once or self.claims.sinks)
 
     def _take(self) -> Taken:
         app = self.app
@@ -412,7 +327,7 @@ class Checkpoint:
             offsets = {tp: each for tp, each in offsets.items() if tp.partition not in left_out}
         positions = app.topics.positions()
         flushes = app.tables.take(positions, left_out) if app.tables else []
-        for sink in self._transactional:
+        for sink in self.claims.sinks:
             sink.take(left_out)
         kept = {part: each for part, each in positions.items() if part not in left_out}
         return Taken(offsets, flushes, kept)
@@ -422,7 +337,7 @@ class Checkpoint:
         await asyncio.gather(*(each.flush() for each in self._participants))
         await app.consumer._handle_attached(taken.offsets)
         await app.producer.flush()
-        for sink in self._transactional:
+        for sink in self.claims.sinks:
             await sink.commit(taken.positions)
 
     async def _commit_at_least_once(self, taken: Taken) -> bool:
@@ -458,7 +373,7 @@ class Checkpoint:
         # What was sent without any record (by timers) is fenced by offsets that don't change.
         offsets = {**app.consumer.last_committed(), **taken.offsets}
         positions = {**app.consumer.positions, **taken.positions}
-        await app.producer.end_transaction(self.noted(offsets, positions), member)
+        await app.producer.end_transaction(self.claims.noted(offsets, positions), member)
         app.consumer.positions = positions
         app.tables.keep(sent)
         self._bound_changes()
@@ -467,7 +382,7 @@ class Checkpoint:
 
     @property
     def _has_results(self) -> bool:
-        return any(sink.has_taken for sink in self._transactional)
+        return any(sink.has_taken for sink in self.claims.sinks)
 
     def _offsets(self) -> dict[Any, int]:
         committed = self.app.consumer.committed_offset
@@ -476,30 +391,3 @@ class Checkpoint:
             for tp, offset in self.app.topics.committable().items()
             if offset > (committed(tp) or 0)
         }
-
-
-def _has_results(sink: Any, tp: Any) -> bool:
-    """True when a sink's server has an offset of a reader of ``tp``, whatever its name."""
-    return any(
-        reader.partition("@")[0] == tp.topic for reader in sink.claimed.get(tp.partition, {})
-    )
-
-
-def _by_policy(app: Any, sink: Any, behind: dict[Any, int]) -> dict[Any, int]:
-    """Say that a sink's server has forgotten results, and where to read from then."""
-    places = ", ".join(f"{tp.topic}/{tp.partition} from {at}" for tp, at in behind.items())
-    policy = app.when_sink_behind or ("stop" if app.tables else "replay")
-    what = (
-        f"{sink!r} has fewer results than the group has offsets: its server was emptied, or "
-        f"restored from an older copy. Missing: {places}"
-    )
-    if policy == "stop":
-        raise SinkBehind(
-            f"{what}. App(when_sink_behind=...) says what to do: 'continue' goes on without "
-            "them, 'replay' reads those records again (tables would count them again)"
-        )
-    if policy == "continue":
-        logger.error("%s. Going on without them", what)
-        return {}
-    logger.error("%s. Reading those records again", what)
-    return behind

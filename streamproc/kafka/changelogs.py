@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import aiokafka
 from aiokafka import TopicPartition
@@ -21,6 +21,8 @@ from faust.types import TP
 from streamproc.kafka.connect import start_when_reachable
 from streamproc.kafka.fetch import RawBatch, end_fetches, fetch_batches, follow_leaders
 from streamproc.kafka.topic_ids import fetch_topic_ids
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -81,20 +83,17 @@ class ChangelogReader:
     async def starts(self, tps: Collection[TP]) -> dict[TP, int]:
         """Ask where partitions begin; waits while a broker is away."""
         wanted = [TopicPartition(*tp) for tp in tps]
-        while True:
-            try:
-                found = await self._consumer.beginning_offsets(wanted)
-            except KafkaError as exc:
-                self._failed(exc)
-                await asyncio.sleep(RETRY_INTERVAL)
-            else:
-                return {TP(*tp): offset for tp, offset in found.items()}
+        found = await self._answer(self._consumer.beginning_offsets, wanted)
+        return {TP(*tp): offset for tp, offset in found.items()}
 
     async def topic_ids(self, topics: Collection[str]) -> dict[str, str]:
         """Ask for the ids of topics, if the broker has some; waits while it is away."""
+        return await self._answer(fetch_topic_ids, self._consumer._client, topics)
+
+    async def _answer(self, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
         while True:
             try:
-                return await fetch_topic_ids(self._consumer._client, topics)
+                return await ask(*args)
             except KafkaError as exc:
                 self._failed(exc)
                 await asyncio.sleep(RETRY_INTERVAL)

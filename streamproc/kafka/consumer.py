@@ -9,9 +9,9 @@ at 1.5 s. Checked against faust-streaming 0.15.3 and aiokafka 0.14.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
@@ -24,6 +24,8 @@ from streamproc.kafka.fetch import RawBatch
 from streamproc.kafka.membership import Span
 from streamproc.kafka.thread import FETCH_TIMEOUT, ConsumerThread
 from streamproc.kafka.transactions import GroupMember
+
+T = TypeVar("T")
 
 #: Longest wait for the last checkpoint of a worker that stops, in seconds.
 LAST_CHECKPOINT_TIMEOUT = 5.0
@@ -317,7 +319,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         for tp in self.assignment():
             if self._read_offset[tp] == 0:
                 self._committed_offset[tp] = 0
-        for tp, offset in (await self.app.checkpoint.claim(self.assignment())).items():
+        for tp, offset in (await self.app.checkpoint.claims.claim(self.assignment())).items():
             await self.seek(tp, offset)
             self.app.topics.go_back_to(tp, offset)
             self._committed_offset[tp] = offset
@@ -398,26 +400,24 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """
         changelogs = self.app.tables.changelog_topics
         sources = [tp for tp in self.assignment() if tp.topic not in changelogs]
-        while True:
-            try:
-                committed = await self._thread.begin(sources)
-                if committed is None:
-                    raise Fenced("The group has given the partitions of this worker to others")
-                if self.app.exactly_once:
-                    self.positions = positions_ahead(committed)
-                return committed
-            except KafkaError as exc:
-                self.log.warning("It isn't known where to begin, trying again: %r", exc)
-                await self.sleep(BEGIN_INTERVAL)
+        committed = await self._answer(self._thread.begin, sources)
+        if committed is None:
+            raise Fenced("The group has given the partitions of this worker to others")
+        if self.app.exactly_once:
+            self.positions = positions_ahead(committed)
+        return committed
 
     async def beginnings(self, partitions: Collection[TP]) -> dict[TP, int]:
         """Return the offset of the first record that there is; waits for the broker."""
+        return dict(await self._answer(self.earliest_offsets, *partitions))
+
+    async def _answer(self, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
         while True:
             try:
-                return dict(await self.earliest_offsets(*partitions))
+                return await ask(*args)
             except KafkaError as exc:
-                self.log.warning("It isn't known where topics begin, trying again: %r", exc)
-                await self.sleep(BEGIN_INTERVAL)
+                self.log.warning("It isn't known where to begin, trying again: %r", exc)
+                await asyncio.sleep(BEGIN_INTERVAL)
 
     def last_committed(self) -> dict[TP, int]:
         """Return the offsets that the group has of what is assigned, or was when it was revoked."""

@@ -159,7 +159,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Commit; False when it may be tried again or the partitions are gone."""
         assignment = self.assignment()
         mine = {tp: offset for tp, offset in offsets.items() if tp in assignment}
-        wanted = self.app.checkpoint.noted(mine, self.consumer.positions)
+        wanted = self.app.checkpoint.claims.noted(mine, self.consumer.positions)
         try:
             await commit(self._ensure_consumer(), wanted, self._commit_timeout)
         except REFUSALS as exc:
@@ -278,7 +278,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return bool(await self.call_thread(self._is_member, known))
 
     async def _is_member(self, known: Mapping[TP, int]) -> bool:
-        offsets = self.app.checkpoint.noted(known, self.consumer.positions)
+        offsets = self.app.checkpoint.claims.noted(known, self.consumer.positions)
         try:
             await commit(self._ensure_consumer(), offsets, self._commit_timeout)
         except REFUSALS:

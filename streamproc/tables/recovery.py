@@ -112,7 +112,7 @@ class Recovery(Service):  # type: ignore[misc]
         await self.app.checkpoint.clear()
         if manager or self.app.checkpoint.is_exact:
             self._committed = await self.app.consumer.begin()
-            self.app.checkpoint.note(self._committed)
+            self.app.checkpoint.claims.note(self._committed)
         actives, followed = manager.open_assigned()
         if missing := manager.missing_partitions():
             await self._rejoin(missing)
@@ -151,7 +151,7 @@ class Recovery(Service):  # type: ignore[misc]
             sent = await manager.send(repairs)
             await app.producer.flush()
             offsets = {tp: found.offset for tp, found in self._committed.items()}
-            noted = app.checkpoint.noted(offsets, app.consumer.positions)
+            noted = app.checkpoint.claims.noted(offsets, app.consumer.positions)
             await app.producer.end_transaction(noted, app.consumer.member)
         # Not before: the group may refuse it, and others have written there meanwhile.
         manager.keep(sent)

@@ -183,7 +183,7 @@ class MemoryGroup(Service):  # type: ignore[misc]
         return self._commit(mine)
 
     def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        wanted = self.app.checkpoint.noted(offsets, self.consumer.positions)
+        wanted = self.app.checkpoint.claims.noted(offsets, self.consumer.positions)
         return self.connection.broker.commit(self.member, wanted)
 
     async def position(self, tp: TP) -> int | None:

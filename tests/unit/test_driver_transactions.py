@@ -227,7 +227,7 @@ def test_a_claim_of_who_is_no_member_any_more_is_not_relied_on(doubling, driver,
     driver.topic("numbers").pipe("a", Number(n=1))
     driver.checkpoint()
     claims = Claims()
-    doubling.app.checkpoint._transactional.append(claims)
+    doubling.app.checkpoint.claims.sinks.append(claims)
 
     async def refuse(self, known):
         monkeypatch.undo()

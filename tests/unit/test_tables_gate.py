@@ -8,6 +8,7 @@ from faust.types import TP
 
 from streamproc import checkpoint
 from streamproc import gate as gates
+from streamproc.claims import Claims
 from streamproc.gate import Gate
 from streamproc.kafka.committed import Committed, Notes, read_committed_offset
 
@@ -165,7 +166,7 @@ async def test_streams_that_wait_for_a_full_sink_go_on_without_tables_too(monkey
     consumer = SimpleNamespace(_handle_attached=nothing)
     app = SimpleNamespace(tables=[], producer=flushed, consumer=consumer)
     it = checkpoint.Checkpoint(app)
-    it._transactional.append(Sink())
+    it.claims.sinks.append(Sink())
     it.on_progress()
     assert it.wanted.is_set()
     assert it.gate.full
@@ -191,7 +192,7 @@ class Claimed:
 
 @pytest.fixture
 def claiming():
-    """The checkpoint of an app whose group has offset 9 of partition 0."""
+    """The claims of an app whose group has offset 9 of partition 0."""
 
     async def beginnings(partitions):
         return dict.fromkeys(partitions, 3)
@@ -209,34 +210,34 @@ def claiming():
         ),
         when_sink_behind="replay",
     )
-    return checkpoint.Checkpoint(app)
+    return Claims(app)
 
 
 async def test_what_readers_of_other_names_have_written_is_not_missed(claiming):
     for offset, behind in [(9, {}), (12, {}), (7, {TP0: 7})]:
         sink = Claimed({"t@old": 5, "t@now": offset})
-        assert await claiming._claim(sink, {TP0}) == behind
+        assert await claiming.claim_for(sink, {TP0}) == behind
 
 
 async def test_results_are_missed_of_a_reader_that_is_ahead(claiming):
     """All go back to the offset, which the slower ones have not passed."""
     claiming.app.consumer.positions = {0: {"t@now": 15}}
     for offset, behind in [(15, {}), (12, {TP0: 9}), (7, {TP0: 7})]:
-        assert await claiming._claim(Claimed({"t@now": offset}), {TP0}) == behind
+        assert await claiming.claim_for(Claimed({"t@now": offset}), {TP0}) == behind
 
 
 async def test_a_sink_that_the_group_knows_of_has_lost_what_it_has_nothing_of(claiming):
     nothing, others, some = Claimed({}), Claimed({"u@now": 5}), Claimed({"t@old": 5})
     for sinks, lost in [((), {}), (("y",), {}), (("y", "x"), {TP0: 3})]:
         claiming.note({TP0: Committed(9, Notes(sinks=[*sinks]))})
-        assert await claiming._claim(nothing, {TP0}) == lost
-        assert await claiming._claim(others, {TP0}) == lost
-        assert await claiming._claim(some, {TP0}) == {}
+        assert await claiming.claim_for(nothing, {TP0}) == lost
+        assert await claiming.claim_for(others, {TP0}) == lost
+        assert await claiming.claim_for(some, {TP0}) == {}
 
 
 async def test_offsets_name_sinks_that_have_results_and_those_that_had(claiming):
     sink = Claimed({"u@now": 5})
-    claiming._transactional.append(sink)
+    claiming.sinks.append(sink)
 
     def named(partition):
         (noted,) = claiming.noted({TP("t", partition): 9}, {}).values()
