@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.errors import (
     GroupLoadInProgressError,
+    KafkaConnectionError,
     NotCoordinatorForGroupError,
     ProducerFenced,
     RequestTimedOutError,
@@ -231,6 +232,20 @@ def test_readers_ahead_are_those_of_the_topic_beyond_the_offset():
     assert ahead == {"t@b": 9}
     committed = {TP("t", 0): Committed(5, Notes(ahead)), TP("u", 0): Committed(5)}
     assert positions_ahead(committed) == {0: ahead}
+
+
+async def test_what_could_not_be_marked_as_aborted_is_known_to_the_next_producer(monkeypatch):
+    client = TransactionalProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id")
+    client._txn_manager.set_pid_and_epoch(1, 1)
+
+    async def add_group(group):
+        raise KafkaConnectionError("gone")
+
+    monkeypatch.setattr(client._sender, "add_group", add_group)
+    with pytest.raises(KafkaConnectionError):
+        await client.mark_aborted({TopicPartition("t", 0)}, MEMBER)
+    assert (client.written, client.group) == ({TopicPartition("t", 0)}, MEMBER)
+    await client.drop()
 
 
 @pytest.mark.parametrize("fails_first", [True, False])
