@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 import urllib.error
@@ -108,6 +109,10 @@ class Watched:
 
     def last_line(self):
         return self.worker.log.strip().splitlines()[-1]
+
+    def last_record(self):
+        """Return what was logged last, which may have several lines."""
+        return re.split(r"\n(?=\[\d{4}-)", self.worker.log)[-1]
 
 
 def test_probes_from_start_to_end(
@@ -220,7 +225,7 @@ def test_workers_that_hang_or_are_told_twice(trapped, new_redis, kafka_client, w
     assert broken.last_line().endswith("exit code 1: broken")
 
     assert threaded.worker.wait_end(15) == 75
-    assert "exit code 75: it failed: RuntimeError('broken')" in threaded.worker.log
+    assert "exit code 75: it failed: RuntimeError('broken')" in threaded.last_record()
 
     # It doesn't wait for Redis to come back. What isn't there is processed again.
     assert without_redis.worker.wait_end(15) == 0
