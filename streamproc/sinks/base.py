@@ -70,7 +70,7 @@ class TransactionalSink(Sink):
 
     is_transactional = True
     #: Stands for its results in the group's offsets, by which a server is noticed that has lost
-    #: them all: a word, without commas, that no other sink has. Empty: that isn't noticed.
+    #: them all: a short word that no other sink has. Empty: that isn't noticed.
     results_id: str = ""
     #: By partition, the offset of each reader up to which the server has results.
     claimed: Mapping[int, Mapping[str, int]] = {}
